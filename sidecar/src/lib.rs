@@ -1,0 +1,10 @@
+//! The sidecar: everything between an application and the services it calls.
+//!
+//! Read from the top: each module uses only what stands below it.
+
+pub mod config;
+pub mod route;
+pub mod rate_limit;
+pub mod retry;
+pub mod cluster;
+pub mod failure;
