@@ -64,3 +64,13 @@ pub struct Inbound {
     /// The limits in force, with their live buckets.
     pub limits: Arc<RateLimiter>,
 }
+
+/// Endpoints that went out of service when the configuration changed: nothing new is sent to them, and
+/// their idle connections are to be closed.
+#[derive(Debug, Clone)]
+pub struct Retired {
+    /// The cluster as it is now, with its live state; as it was last when it has gone altogether.
+    pub cluster: Arc<Cluster>,
+    /// The addresses that left it.
+    pub addresses: Vec<SocketAddr>,
+}

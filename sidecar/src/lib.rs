@@ -2,6 +2,7 @@
 //!
 //! Read from the top: each module uses only what stands below it.
 
+pub mod xds;
 pub mod config;
 pub mod route;
 pub mod rate_limit;
