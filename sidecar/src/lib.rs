@@ -8,4 +8,6 @@ pub mod route;
 pub mod rate_limit;
 pub mod retry;
 pub mod cluster;
+pub mod http1;
+pub mod body;
 pub mod failure;
