@@ -1,0 +1,47 @@
+//! All objects as they are now: what `watch` gives and [`super::compile`] reads.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::object::{ObjectKey, ObjectRef};
+use super::service::Service;
+use super::slice::EndpointSlice;
+
+/// All objects as they are now. Plain maps of shared values: a clone copies no object.
+#[derive(Debug, Clone, Default)]
+pub struct Inputs {
+    /// Services.
+    pub services: BTreeMap<ObjectKey, Arc<Service>>,
+    /// EndpointSlices, by their own names.
+    pub endpoint_slices: BTreeMap<ObjectKey, Arc<EndpointSlice>>,
+    /// Pods.
+    pub pods: BTreeMap<ObjectKey, Arc<Pod>>,
+    /// Namespaces, by name.
+    pub namespaces: BTreeMap<Arc<str>, Arc<Namespace>>,
+    /// Objects that the API server would have refused, with its messages (directory source only): they are
+    /// not in the maps above, and only their status says that they exist.
+    pub invalid: BTreeMap<ObjectRef, Vec<String>>,
+}
+
+/// A Pod, as far as the mesh needs it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Pod {
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// Whom it runs as.
+    pub service_account: Option<Arc<str>>,
+    /// Whether it has the node's addresses.
+    pub host_network: bool,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// `Pending`, `Running`, `Succeeded`, `Failed`.
+    pub phase: Option<Arc<str>>,
+}
+
+/// A Namespace, as far as the mesh needs it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Namespace {
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+}

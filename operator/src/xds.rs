@@ -1,0 +1,3 @@
+//! xDS: the mesh in the words of Envoy, and the server that pushes it.
+
+pub mod snapshot;
