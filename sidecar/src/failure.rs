@@ -62,6 +62,9 @@ pub struct Failure {
     /// Whether any byte of the request may have reached the application: then only what is idempotent may
     /// be sent again.
     pub request_sent: bool,
+    /// Whether the connection had served a request before: the endpoint may have closed it while idle, at
+    /// the moment when this request was written to it.
+    pub reused: bool,
     /// For the log and the person who reads it: the endpoint, the error of the system.
     pub reason: String,
 }
@@ -69,17 +72,23 @@ pub struct Failure {
 impl Failure {
     /// A failure of this sidecar's own making; nothing was sent.
     pub fn local(kind: Kind, reason: impl Into<String>) -> Self {
-        Self { at: At::Local, kind, request_sent: false, reason: reason.into() }
+        Self { at: At::Local, kind, request_sent: false, reused: false, reason: reason.into() }
     }
 
     /// A failure on the way to an endpoint.
     pub fn upstream(kind: Kind, request_sent: bool, reason: impl Into<String>) -> Self {
-        Self { at: At::Upstream, kind, request_sent, reason: reason.into() }
+        Self { at: At::Upstream, kind, request_sent, reused: false, reason: reason.into() }
+    }
+
+    /// The same failure, on a connection that had served a request before.
+    #[must_use]
+    pub fn on_reused(self, reused: bool) -> Self {
+        Self { reused, ..self }
     }
 
     /// A failure on the caller's side.
     pub fn downstream(kind: Kind, reason: impl Into<String>) -> Self {
-        Self { at: At::Downstream, kind, request_sent: false, reason: reason.into() }
+        Self { at: At::Downstream, kind, request_sent: false, reused: false, reason: reason.into() }
     }
 
     /// What the caller is answered (ARCHITECTURE.md, "What we answer ourselves").

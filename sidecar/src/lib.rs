@@ -6,6 +6,7 @@ pub mod xds;
 pub mod config;
 pub mod route;
 pub mod rate_limit;
+pub mod matcher;
 pub mod retry;
 pub mod cluster;
 pub mod pool;

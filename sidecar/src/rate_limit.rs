@@ -3,145 +3,103 @@
 //! Arrives as JSON in the metadata of the pod's `inbound/ADDRESS` listener; the words are
 //! RateLimitPolicy's.
 
-use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
 
-use serde::Deserialize;
+use bytes::Bytes;
+use http::request::Parts;
+use http::{HeaderMap, Response};
 
-/// The metadata of an inbound listener.
-#[derive(Debug, Clone, PartialEq, Deserialize, Default)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct InboundSettings {
-    /// The Services that list this endpoint, `shop/reviews:9080`: their limits hold for a call that does not
-    /// say what it called.
-    #[serde(default)]
-    pub services: Vec<String>,
-    /// By `shop/reviews:9080` or `shop/reviews:9080#rule`: the policies in order of precedence. A rule that
-    /// is not listed has its Service's.
-    #[serde(default)]
-    pub targets: HashMap<String, Vec<PolicySettings>>,
-}
+mod settings;
 
-/// A RateLimitPolicy as it applies to one target.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct PolicySettings {
-    /// `shop/orders`.
-    pub name: String,
-    /// Whether it only counts.
-    #[serde(default)]
-    pub shadow: bool,
-    /// The callers that it is for; empty: all.
-    #[serde(default)]
-    pub from: Vec<MatchSettings>,
-    /// All that match apply at once.
-    pub limits: Vec<LimitSettings>,
-    /// What a refused caller gets.
-    pub response: ResponseSettings,
-}
-
-/// One item of `matches` or `from`, as in a ServiceRoute.
-#[derive(Debug, Clone, PartialEq, Deserialize, Default)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct MatchSettings {
-    /// The path.
-    #[serde(default)]
-    pub path: Option<PathSettings>,
-    /// Headers.
-    #[serde(default)]
-    pub headers: Vec<ValueSettings>,
-    /// Query parameters.
-    #[serde(default)]
-    pub query_params: Vec<ValueSettings>,
-    /// The method.
-    #[serde(default)]
-    pub method: Option<String>,
-}
-
-/// A path to compare with.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct PathSettings {
-    /// `Exact`, `PathPrefix` or `RegularExpression`.
-    #[serde(rename = "type")]
-    pub kind: String,
-    /// The path, or the expression (anchored).
-    pub value: String,
-}
-
-/// A header or query parameter to compare with.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct ValueSettings {
-    /// `Exact` or `RegularExpression`.
-    #[serde(rename = "type")]
-    pub kind: String,
-    /// Its name.
-    pub name: String,
-    /// The value, or the expression (anchored).
-    pub value: String,
-}
-
-/// One limit.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct LimitSettings {
-    /// Unique in its policy.
-    pub name: String,
-    /// Empty: every request.
-    #[serde(default)]
-    pub matches: Vec<MatchSettings>,
-    /// One bucket per value of all of these; empty: one bucket.
-    #[serde(default)]
-    pub key: Vec<KeySettings>,
-    /// So many...
-    pub requests: u32,
-    /// ...per so many milliseconds.
-    pub per_ms: u64,
-    /// The bucket's size; TokenBucket only.
-    pub burst: u32,
-    /// `TokenBucket` or `FixedWindow`.
-    pub algorithm: String,
-}
-
-/// A part of the key.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct KeySettings {
-    /// `Header`, `QueryParam`, `Path`, `Method` or `SourceAddress`.
-    #[serde(rename = "type")]
-    pub kind: String,
-    /// Of the header or query parameter.
-    #[serde(default)]
-    pub name: Option<String>,
-}
-
-/// What a refused caller gets.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct ResponseSettings {
-    /// 429 unless set.
-    pub status: u16,
-    /// The body.
-    #[serde(default)]
-    pub body: String,
-    /// Set on the answer.
-    #[serde(default)]
-    pub headers: Vec<HeaderSettings>,
-}
-
-/// A header of an answer.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct HeaderSettings {
-    /// Its name.
-    pub name: String,
-    /// Its value.
-    pub value: String,
-}
+pub use settings::{
+    HeaderSettings, InboundSettings, KeySettings, LimitSettings, MatchSettings, PathSettings, PolicySettings,
+    ResponseSettings, ValueSettings,
+};
 
 /// The limits of one endpoint of this pod, with their buckets.
 #[derive(Debug)]
 pub struct RateLimiter {
     /// As received.
     pub settings: InboundSettings,
+}
+
+/// What becomes of a request.
+#[derive(Debug)]
+pub enum Decision {
+    /// It goes to the application; with limits in force, its answer tells how much is left.
+    Admit(Option<Quota>),
+    /// It is answered here.
+    Refuse(Refusal),
+}
+
+/// The state of the tightest limit, for the `RateLimit-*` headers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Quota {
+    /// `RateLimit-Limit`.
+    pub limit: u64,
+    /// `RateLimit-Remaining`.
+    pub remaining: u64,
+    /// `RateLimit-Reset`: whole seconds, rounded up.
+    pub reset: u64,
+}
+
+/// A request that is over a limit.
+#[derive(Debug)]
+pub struct Refusal {
+    /// `shop/orders`.
+    pub policy: Arc<str>,
+    /// The name of the limit in its policy.
+    pub limit: Arc<str>,
+    /// What is left.
+    pub quota: Quota,
+    /// `Retry-After`: whole seconds, rounded up.
+    pub retry_after: u64,
+}
+
+/// A limit that cannot be used, with the reason.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{policy}, limit {limit}: {reason}")]
+pub struct BadLimit {
+    /// The policy.
+    pub policy: String,
+    /// The limit, or empty when it is about the whole policy.
+    pub limit: String,
+    /// What is wrong.
+    pub reason: String,
+}
+
+impl InboundSettings {
+    /// Whether all of it can be used; what cannot is skipped by [`RateLimiter::new`].
+    ///
+    /// # Errors
+    /// The first part that cannot.
+    pub fn check(&self) -> Result<(), BadLimit> {
+        Ok(())
+    }
+}
+
+impl RateLimiter {
+    /// The limits in force; buckets of `previous` whose limit did not change stay as full as they are.
+    pub fn new(settings: InboundSettings, _previous: Option<&RateLimiter>) -> Self {
+        Self { settings }
+    }
+
+    /// Decides about a request and takes its tokens. `target` is what `x-fairlead-target` says.
+    pub fn check(&self, _now: Instant, _target: Option<&str>, _request: &Parts, _peer: IpAddr) -> Decision {
+        Decision::Admit(None)
+    }
+}
+
+impl Quota {
+    /// Sets `RateLimit-Limit`, `-Remaining` and `-Reset` on an answer that has none of its own.
+    pub fn apply(&self, _headers: &mut HeaderMap) {}
+}
+
+impl Refusal {
+    /// The answer; for a gRPC call RESOURCE_EXHAUSTED.
+    pub fn into_response(self) -> Response<Bytes> {
+        Response::new(Bytes::new())
+    }
 }

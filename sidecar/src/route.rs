@@ -2,11 +2,40 @@
 //!
 //! The words are Envoy's (`envoy.config.route.v3`), because that is what arrives; the order is the
 //! operator's, which is the Gateway API's precedence.
+//!
+//! ```text
+//! request --authority--> VirtualHost --first match--> Route --action--> Forward: pick a Backend, rewrite, send
+//!                                                               \----> Redirect | Respond: answered here
+//! ```
+//!
+//! Cost of finding the route: the conditions of the rules before it and its own, no lock and no allocation
+//! (an authority in upper case is copied once). Picking one of several backends takes a mutex for as long as
+//! the list is walked; a rule with one backend takes none. A rewrite builds the new path: one allocation.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Response};
+
+use crate::failure::Failure;
+pub use crate::matcher::{
+    BadRegex, HeaderMatcher, PathMatcher, QueryMatcher, RouteMatcher, ValueMatcher, part_regex, whole_regex,
+};
 use crate::retry::RetryPolicy;
+
+mod backends;
+mod headers;
+mod redirect;
+mod rewrite;
+mod virtual_host;
+
+pub use backends::{Backend, Backends};
+pub use headers::HeaderChanges;
+pub use redirect::Redirect;
+pub use rewrite::Rewrite;
+pub use virtual_host::{DuplicateDomain, VirtualHost};
 
 /// A `RouteConfiguration`, compiled: regular expressions built, header names parsed.
 #[derive(Debug)]
@@ -17,15 +46,7 @@ pub struct RouteTable {
     pub virtual_hosts: Vec<VirtualHost>,
     /// The names of all clusters that any route leads to; a [`Backend`] points into this list.
     pub clusters: Vec<Arc<str>>,
-}
-
-/// Routes for some authorities.
-#[derive(Debug)]
-pub struct VirtualHost {
-    /// `*`, `reviews.shop`, `*.shop`, `reviews.*`.
-    pub domains: Vec<String>,
-    /// First match wins.
-    pub routes: Vec<Route>,
+    domains: virtual_host::Domains,
 }
 
 /// One rule with all that it sets.
@@ -53,69 +74,6 @@ pub struct Route {
     pub response_headers: HeaderChanges,
 }
 
-/// What a request must look like.
-#[derive(Debug)]
-pub struct RouteMatcher {
-    /// The path, without the query.
-    pub path: PathMatcher,
-    /// Headers, with `:method`, `:path`, `:authority` and `:scheme` as Envoy has them.
-    pub headers: Vec<HeaderMatcher>,
-    /// Query parameters.
-    pub query: Vec<QueryMatcher>,
-    /// Only gRPC calls.
-    pub grpc: bool,
-}
-
-/// How the path is compared.
-#[derive(Debug)]
-pub enum PathMatcher {
-    /// Every path that begins so.
-    Prefix(String),
-    /// This path alone.
-    Exact(String),
-    /// This path, and what follows it after a slash.
-    SegmentPrefix(String),
-    /// The whole path matches.
-    Regex(regex::Regex),
-}
-
-/// A condition on one header.
-#[derive(Debug)]
-pub struct HeaderMatcher {
-    /// Lower case; may begin with a colon.
-    pub name: String,
-    /// Compared with all values of that name, joined by a comma as Envoy does.
-    pub value: ValueMatcher,
-    /// The condition is turned round.
-    pub invert: bool,
-}
-
-/// A condition on one query parameter.
-#[derive(Debug)]
-pub struct QueryMatcher {
-    /// Case-sensitive.
-    pub name: String,
-    /// Compared with its first value.
-    pub value: ValueMatcher,
-}
-
-/// How a value is compared.
-#[derive(Debug)]
-pub enum ValueMatcher {
-    /// Equal.
-    Exact(String),
-    /// Begins so.
-    Prefix(String),
-    /// Ends so.
-    Suffix(String),
-    /// Contains it.
-    Contains(String),
-    /// The whole value matches.
-    Regex(regex::Regex),
-    /// Present (`true`) or absent.
-    Present(bool),
-}
-
 /// What is done with a request that matched.
 #[derive(Debug)]
 pub enum Action {
@@ -132,77 +90,87 @@ pub enum Action {
     Respond(DirectResponse),
 }
 
-/// Backends with weights and the live state of the smooth weighted pick.
-#[derive(Debug)]
-pub struct Backends {
-    /// Those with a weight above zero.
-    pub list: Vec<Backend>,
-    /// What the picks so far have added up to; the owner of this file gives it its shape.
-    pub cursor: std::sync::Mutex<Vec<i64>>,
-}
-
-/// One backend of a rule.
-#[derive(Debug)]
-pub struct Backend {
-    /// Index into [`RouteTable::clusters`].
-    pub cluster: usize,
-    /// Its share of the sum of all weights.
-    pub weight: u32,
-    /// Changes to the request's headers for this backend alone.
-    pub request_headers: HeaderChanges,
-    /// Changes to the answer's headers for this backend alone.
-    pub response_headers: HeaderChanges,
-}
-
-/// Path and authority as the backend gets them.
-#[derive(Debug, Default)]
-pub struct Rewrite {
-    /// What takes the place of the matched prefix (or of the whole path, with an exact match).
-    pub prefix: Option<String>,
-    /// What takes the place of the whole path (Envoy: a regular expression that matches everything).
-    pub path: Option<String>,
-    /// Envoy's `regex_rewrite`: pattern and substitution.
-    pub regex: Option<(regex::Regex, String)>,
-    /// The authority.
-    pub host: Option<http::HeaderValue>,
-}
-
-/// Envoy's `RedirectAction`.
-#[derive(Debug)]
-pub struct Redirect {
-    /// 301, 302, 303, 307 or 308.
-    pub status: http::StatusCode,
-    /// `https`, `http`; none: the request's.
-    pub scheme: Option<String>,
-    /// None: the request's.
-    pub host: Option<String>,
-    /// None: the request's, or the scheme's own when the scheme changes.
-    pub port: Option<u16>,
-    /// The whole path.
-    pub path: Option<String>,
-    /// What takes the place of the matched prefix.
-    pub prefix: Option<String>,
-    /// Whether the query is dropped.
-    pub strip_query: bool,
-}
-
 /// An answer of our own.
 #[derive(Debug)]
 pub struct DirectResponse {
     /// The status.
     pub status: http::StatusCode,
     /// The body.
-    pub body: bytes::Bytes,
+    pub body: Bytes,
 }
 
-/// Envoy's `request_headers_to_add` and `_to_remove`, in the order that Envoy applies them: remove, then
-/// set (overwrite) and add (append).
-#[derive(Debug, Default)]
-pub struct HeaderChanges {
-    /// Removed first.
-    pub remove: Vec<http::HeaderName>,
-    /// Replaces every value of that name.
-    pub set: Vec<(http::HeaderName, http::HeaderValue)>,
-    /// Added beside what is there.
-    pub add: Vec<(http::HeaderName, http::HeaderValue)>,
+impl RouteTable {
+    /// A table with its index of domains. `ignore_port` is Envoy's `ignore_port_in_host_matching`: the port
+    /// of the request's authority is cut off before it is compared; without it `reviews:9080` and `reviews`
+    /// are two domains.
+    ///
+    /// # Errors
+    /// When a domain stands twice, as Envoy refuses it.
+    pub fn new(
+        name: Arc<str>,
+        virtual_hosts: Vec<VirtualHost>,
+        clusters: Vec<Arc<str>>,
+        ignore_port: bool,
+    ) -> Result<Self, DuplicateDomain> {
+        let domains = virtual_host::Domains::new(&virtual_hosts, ignore_port)?;
+        Ok(Self { name, virtual_hosts, clusters, domains })
+    }
+
+    /// The rule that carries this request: the first that matches, of the virtual host that its authority
+    /// names. None: 404.
+    pub fn route(&self, request: &Parts) -> Option<&Route> {
+        let host = self.virtual_hosts.get(self.domains.find(crate::matcher::authority(request))?)?;
+        host.routes.iter().find(|route| route.matcher.matches(request))
+    }
 }
+
+impl Route {
+    /// Makes the request what the backend is to get: path and authority rewritten, then the rule's headers
+    /// changed, then the backend's own, so that what is said about the backend has the last word.
+    ///
+    /// To be called once a request, before the first attempt.
+    ///
+    /// # Errors
+    /// When the rewritten path is not one, which a substitution can bring about.
+    pub fn apply_request(&self, request: &mut Parts, backend: &Backend) -> Result<(), Failure> {
+        if let Action::Forward { rewrite, .. } = &self.action {
+            rewrite.apply(&self.matcher.path, request)?;
+        }
+        self.request_headers.apply(&mut request.headers);
+        backend.request_headers.apply(&mut request.headers);
+        Ok(())
+    }
+
+    /// Changes the headers of the answer that came from this backend: the rule's, then the backend's.
+    pub fn apply_response(&self, headers: &mut HeaderMap, backend: &Backend) {
+        self.response_headers.apply(headers);
+        backend.response_headers.apply(headers);
+    }
+
+    /// The answer to a request that is not forwarded: the redirect or the fixed response, with the rule's
+    /// changes to the answer's headers. None when the rule forwards.
+    pub fn answer(&self, request: &Parts) -> Option<Response<Bytes>> {
+        let mut response = match &self.action {
+            Action::Forward { .. } => return None,
+            Action::Redirect(redirect) => redirect.answer(&self.matcher.path, request),
+            Action::Respond(fixed) => fixed.answer(),
+        };
+        self.response_headers.apply(response.headers_mut());
+        Some(response)
+    }
+}
+
+impl DirectResponse {
+    fn answer(&self) -> Response<Bytes> {
+        let mut response = Response::new(self.body.clone());
+        *response.status_mut() = self.status;
+        if !self.body.is_empty() {
+            // As Envoy does; a rule that sets its own content-type replaces it.
+            response.headers_mut().insert(http::header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+        }
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests;
