@@ -3,6 +3,11 @@
 //! A destination's routes, backends, endpoints and limits switch together, and only when all of them have
 //! arrived; what counts (pools, ejections, budgets, buckets) is shared with the configuration before.
 
+pub mod assemble;
+mod built;
+mod held;
+pub mod pieces;
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -73,4 +78,15 @@ pub struct Retired {
     pub cluster: Arc<Cluster>,
     /// The addresses that left it.
     pub addresses: Vec<SocketAddr>,
+}
+
+/// What is known of a listener that is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Known {
+    /// Not complete yet; says what is missing. Nothing of it is in force.
+    Awaited(String),
+    /// Its configuration is in force (an update of it may be awaited, or refused).
+    InForce,
+    /// The server says that there is no such listener.
+    Absent,
 }

@@ -11,3 +11,5 @@
 //! thread. The workers read what it publishes and never wait for it.
 
 pub mod client;
+pub mod subscription;
+pub mod decode;

@@ -1,14 +1,57 @@
 //! The stream to the xDS server: connects, sends, receives, and starts again for ever.
+//!
+//! ```text
+//! connect --> open, ask for everything --> { names asked for | response | answer overdue } --> ...
+//!    ^                                         |
+//!    '---- wait, exponential with full jitter <-'  whatever went wrong
+//! ```
+//!
+//! What is in force stays in force whatever happens here: without a server, with one that sends rubbish,
+//! with one that comes back empty-handed. An acknowledgement leaves only after what it acknowledges is in
+//! force, as far as it is complete.
+//!
+//! Runs on the thread of the admin port, on a current-thread runtime; the workers see an [`ArcSwap`].
 
-use std::collections::BTreeMap;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::error::Error;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use envoy_types::pb::envoy::config::core::v3::{Node, node::UserAgentVersionType};
+use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
+use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::codec::Streaming;
+use tonic::transport::{Channel, Endpoint};
 
+use super::subscription::{Received, Subscription};
+pub use crate::config::Known;
+use crate::config::assemble::Assembler;
+use crate::config::pieces::Kind;
 use crate::config::{ProxyConfig, Retired};
+
+/// A TCP connection and the HTTP/2 preface are there within milliseconds, or something is wrong.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Of the HTTP/2 pings: a server that has gone without a word is found out within their sum.
+const PING_INTERVAL: Duration = Duration::from_secs(15);
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A response over this ends the stream: 500,000 endpoints fit.
+const MAX_RESPONSE: usize = 64 * 1024 * 1024;
+
+/// Requests that wait for the transport. When they are so many, no response is read until they are sent.
+const OUTBOX: usize = 16;
+
+/// The first wait is between nothing and this...
+const FIRST_BACKOFF: Duration = Duration::from_millis(100);
+
+/// ...and every later one between nothing and twice as long, up to this: after a restart of the server a
+/// thousand proxies are back within it, a hundred a second.
+const MAX_BACKOFF: Duration = Duration::from_secs(10);
 
 /// Who asks, and where.
 #[derive(Debug, Clone)]
@@ -27,6 +70,17 @@ pub struct Client {
     wanted: watch::Receiver<BTreeSet<Arc<str>>>,
     state: watch::Sender<State>,
     retired: mpsc::UnboundedSender<Retired>,
+    subscription: Subscription,
+    assembler: Assembler,
+}
+
+/// Why a stream has ended.
+#[derive(Debug, thiserror::Error)]
+enum Ended {
+    #[error("{0}")]
+    Failed(String),
+    #[error("nobody needs the client any more")]
+    Finished,
 }
 
 impl Client {
@@ -39,18 +93,276 @@ impl Client {
         let (wanted, wanted_names) = watch::channel(BTreeSet::new());
         let (state, state_seen) = watch::channel(State::default());
         let (retired, retired_seen) = mpsc::unbounded_channel();
-        let client = Self { options, config, wanted: wanted_names, state, retired };
+        let subscription = Subscription::new(node(&options.pod));
+        let assembler = Assembler::default();
+        let client = Self { options, config, wanted: wanted_names, state, retired, subscription, assembler };
         (client, Handle { wanted, state: state_seen }, retired_seen)
     }
 
     /// Runs for ever, on a current-thread runtime of its own. Ends only when every handle is gone.
     pub async fn run(mut self) {
-        tracing::info!(operator = %self.options.operator, pod = self.options.pod, "xds client starts");
-        while self.wanted.changed().await.is_ok() {
-            self.state.send_modify(|state| state.connected = false);
+        let mut backoff = Backoff::default();
+        self.ask();
+        loop {
+            let failure = match self.stream(&mut backoff).await {
+                Ended::Finished => return,
+                Ended::Failed(reason) => reason,
+            };
+            self.subscription.closed();
+            let wait = backoff.next(now(), fastrand::f64());
+            tracing::warn!(operator = %self.options.operator, reason = failure, ?wait, "xds stream ended");
+            self.state.send_modify(|state| {
+                state.connected = false;
+                state.failures += 1;
+                state.last_failure = Some(failure.into());
+            });
+            if self.wait(wait).await.is_err() {
+                return;
+            }
         }
-        self.config.store(Arc::default());
-        drop(self.retired);
+    }
+
+    /// One stream, from the connection to its end.
+    async fn stream(&mut self, backoff: &mut Backoff) -> Ended {
+        let (outbox, requests) = mpsc::channel(OUTBOX);
+        self.subscription.opened();
+        let mut responses = Responses::new(self.options.operator.clone(), requests);
+        loop {
+            let sending = self.subscription.has_request();
+            tokio::select! {
+                biased;
+                changed = self.wanted.changed() => match changed {
+                    Ok(()) => self.ask(),
+                    Err(_) => return Ended::Finished,
+                },
+                permit = outbox.reserve(), if sending => match permit {
+                    Ok(permit) => self.subscription.request(now()).map_or((), |request| permit.send(request)),
+                    Err(_) if responses.opening() => return Ended::Failed("the stream did not open".to_owned()),
+                    Err(_) => return Ended::Failed("the transport takes no more requests".to_owned()),
+                },
+                response = responses.next(), if !sending || responses.opening() => match response {
+                    Ok(Some(Event::Connected)) => {
+                        backoff.connected(now());
+                        self.state.send_modify(|state| state.connected = true);
+                    }
+                    Ok(Some(Event::Response(response))) => self.receive(response),
+                    Ok(None) => return Ended::Failed("the server ended the stream".to_owned()),
+                    Err(reason) => return Ended::Failed(reason),
+                },
+                () = until(self.subscription.next_expiry()) => self.give_up(),
+            }
+        }
+    }
+
+    /// Waits before the next stream, and meanwhile still takes out what is asked for no more.
+    async fn wait(&mut self, time: Duration) -> Result<(), Ended> {
+        let end = tokio::time::Instant::now() + time;
+        loop {
+            tokio::select! {
+                changed = self.wanted.changed() => {
+                    changed.map_err(|_| Ended::Finished)?;
+                    self.ask();
+                }
+                () = tokio::time::sleep_until(end) => return Ok(()),
+            }
+        }
+    }
+
+    /// Takes over the names that the proxy asks for.
+    fn ask(&mut self) {
+        let names = self.wanted.borrow_and_update().clone();
+        self.assembler.want(&names);
+        self.subscribe(Kind::Listener, names);
+        self.put_in_force();
+    }
+
+    /// Takes in a response: first it comes into force, then it is acknowledged.
+    fn receive(&mut self, response: DeltaDiscoveryResponse) {
+        let type_url = response.type_url.clone();
+        let Received { updates, nack, meaningful } = self.subscription.receive(response);
+        if !meaningful {
+            tracing::debug!(type_url, "response to nothing that was asked for");
+            self.state.send_modify(|state| state.meaningless += 1);
+            return;
+        }
+        if let Some(nack) = &nack {
+            tracing::warn!(type_url, nack = %nack, "configuration refused");
+        }
+        self.assembler.apply(updates);
+        self.put_in_force();
+        self.state.send_modify(|state| {
+            state.updated = Some(now());
+            state.responses += 1;
+            if nack.is_some() {
+                state.nacks += 1;
+                state.last_nack = nack;
+            }
+        });
+    }
+
+    /// Takes what the server owes an answer for as absent.
+    fn give_up(&mut self) {
+        let updates = self.subscription.expire(now());
+        for update in &updates {
+            tracing::warn!(kind = %update.kind, name = %update.name, "no answer from the server: taken as absent");
+        }
+        self.assembler.apply(updates);
+        self.put_in_force();
+    }
+
+    /// Publishes what is complete, and asks for what it turned out to refer to.
+    fn put_in_force(&mut self) {
+        if let Some(assembled) = self.assembler.assemble() {
+            self.config.store(assembled.config);
+            for retired in assembled.retired {
+                // Nobody listens when the proxy is ending.
+                let _ = self.retired.send(retired);
+            }
+        }
+        if self.assembler.references_followed() {
+            for kind in [Kind::Route, Kind::Cluster, Kind::Endpoints] {
+                let names = self.assembler.wanted(kind);
+                self.subscribe(kind, names);
+            }
+        }
+        let known = self.assembler.known();
+        self.state.send_if_modified(|state| {
+            let changed = *state.listeners != known;
+            if changed {
+                state.listeners = Arc::new(known);
+            }
+            changed
+        });
+    }
+
+    fn subscribe(&mut self, kind: Kind, names: BTreeSet<Arc<str>>) {
+        let left_out = self.subscription.want(kind, names);
+        if left_out > 0 {
+            tracing::error!(%kind, left_out, "names that are too long or too many are not asked for");
+        }
+    }
+}
+
+/// A stream on its way to being open.
+enum Responses {
+    Connecting(Pin<Box<dyn Future<Output = Result<Channel, String>> + Send>>, Requests),
+    Opening(Pin<Box<dyn Future<Output = Result<Streaming<DeltaDiscoveryResponse>, String>> + Send>>),
+    Open(Box<Streaming<DeltaDiscoveryResponse>>),
+}
+
+type Requests = Option<mpsc::Receiver<DeltaDiscoveryRequest>>;
+
+/// What happens on a stream.
+enum Event {
+    /// The connection stands. Whether the stream does is known later: some servers say so only with their
+    /// first response.
+    Connected,
+    Response(DeltaDiscoveryResponse),
+}
+
+impl Responses {
+    fn new(operator: http::Uri, requests: mpsc::Receiver<DeltaDiscoveryRequest>) -> Self {
+        Self::Connecting(Box::pin(connect(operator)), Some(requests))
+    }
+
+    fn opening(&self) -> bool {
+        !matches!(self, Self::Open(_))
+    }
+
+    /// The next event; none at the end. May be dropped at any time without losing one.
+    async fn next(&mut self) -> Result<Option<Event>, String> {
+        loop {
+            match self {
+                Self::Connecting(connecting, requests) => {
+                    let channel = connecting.await?;
+                    let Some(requests) = requests.take() else { return Ok(None) };
+                    *self = Self::Opening(Box::pin(open(channel, requests)));
+                    return Ok(Some(Event::Connected));
+                }
+                Self::Opening(opening) => *self = Self::Open(Box::new(opening.await?)),
+                Self::Open(stream) => {
+                    let response = stream.message().await.map_err(|status| status.to_string())?;
+                    return Ok(response.map(Event::Response));
+                }
+            }
+        }
+    }
+}
+
+async fn connect(operator: http::Uri) -> Result<Channel, String> {
+    let endpoint = Endpoint::from(operator)
+        .connect_timeout(CONNECT_TIMEOUT)
+        .http2_keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT)
+        .keep_alive_while_idle(true);
+    endpoint.connect().await.map_err(|error| in_full(&error))
+}
+
+async fn open(
+    channel: Channel,
+    requests: mpsc::Receiver<DeltaDiscoveryRequest>,
+) -> Result<Streaming<DeltaDiscoveryResponse>, String> {
+    let mut client = AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(MAX_RESPONSE);
+    let response = client.delta_aggregated_resources(ReceiverStream::new(requests)).await;
+    response.map(tonic::Response::into_inner).map_err(|status| status.to_string())
+}
+
+/// An error with what it came from.
+fn in_full(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
+    }
+    text
+}
+
+fn node(pod: &str) -> Node {
+    Node {
+        id: pod.to_owned(),
+        cluster: pod.split('/').next().unwrap_or_default().to_owned(),
+        user_agent_name: "fairlead-proxy".to_owned(),
+        user_agent_version_type: Some(UserAgentVersionType::UserAgentVersion(
+            env!("CARGO_PKG_VERSION").to_owned(),
+        )),
+        client_features: vec!["envoy.lb.does_not_support_overprovisioning".to_owned()],
+        ..Node::default()
+    }
+}
+
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// How long to wait before the next stream: exponential, with full jitter. It starts again from the
+/// beginning only after a connection that lasted, so that a server that answers and dies is not hammered.
+#[derive(Debug, Default)]
+struct Backoff {
+    failures: u32,
+    connected: Option<Instant>,
+}
+
+impl Backoff {
+    fn connected(&mut self, now: Instant) {
+        self.connected = Some(now);
+    }
+
+    /// The wait, for a random number between 0 and 1.
+    fn next(&mut self, now: Instant, random: f64) -> Duration {
+        if self.connected.take().is_some_and(|since| now.duration_since(since) >= MAX_BACKOFF) {
+            self.failures = 0;
+        }
+        let most = FIRST_BACKOFF.saturating_mul(2_u32.saturating_pow(self.failures)).min(MAX_BACKOFF);
+        self.failures = self.failures.saturating_add(1);
+        most.mul_f64(random)
     }
 }
 
@@ -87,7 +399,7 @@ impl Handle {
 /// What the client knows.
 #[derive(Debug, Clone, Default)]
 pub struct State {
-    /// Whether a stream is open and the server has answered on it.
+    /// Whether the connection to the server stands.
     pub connected: bool,
     /// When the last response was applied.
     pub updated: Option<Instant>,
@@ -95,6 +407,8 @@ pub struct State {
     pub responses: u64,
     /// Responses in which at least one resource was refused.
     pub nacks: u64,
+    /// Responses to nothing that was asked for.
+    pub meaningless: u64,
     /// Streams that ended, and connections that could not be opened.
     pub failures: u64,
     /// Why the last stream ended.
@@ -112,13 +426,5 @@ impl State {
     }
 }
 
-/// What is known of a listener that is asked for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Known {
-    /// Not complete yet; says what is missing. Nothing of it is in force.
-    Awaited(String),
-    /// Its configuration is in force (an update of it may be awaited, or refused).
-    InForce,
-    /// The server says that there is no such listener.
-    Absent,
-}
+#[cfg(test)]
+mod tests;
