@@ -1,1 +1,13 @@
-//! Mesh tests.
+//! Tests of the real programs on loopback: no root, no cluster. `make test`, one alone: `make test T=name`.
+
+// The functions around the tests are tests too.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::disallowed_methods
+)]
+
+mod harness;
+mod tidy;

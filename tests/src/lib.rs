@@ -1,1 +1,24 @@
-//! tests.
+//! The harness of the cross-crate tests: real programs, backends that misbehave on purpose, clients that
+//! send exactly the bytes a test wants.
+//!
+//! A test reads top to bottom: a [`world::World`] with Services and backends, an operator, sidecars, calls,
+//! and what must hold. Every program's output is in a file whose path is printed (cargo shows it when the
+//! test fails), every load and every wait has an end, and no program outlives its test.
+
+// A harness stops the test where it stands, reads the clock and starts tasks: it is no part of the product.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::disallowed_methods
+)]
+
+pub mod world;
+pub mod cluster;
+pub mod load;
+pub mod client;
+pub mod backend;
+pub mod program;
+pub mod manifest;
+pub mod until;

@@ -1,0 +1,305 @@
+//! The rules of CONTRIBUTING.md that a program can check.
+//!
+//! Reading order: `lib.rs` (and every `foo.rs` with a folder `foo/`) lists its modules in the order in which
+//! one reads them, and a module imports only modules that stand after it, so there are no import cycles.
+//! Tests and comments are free.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Lines of code in one file, without blank lines, comments and tests.
+const LONGEST: usize = 500;
+
+#[test]
+fn modules_import_only_what_stands_after_them() {
+    let mut wrong = Vec::new();
+    for package in ["crds", "operator", "sidecar", "tests"] {
+        let tree = Tree::read(&root().join(package).join("src"));
+        for module in tree.modules.keys() {
+            wrong.extend(tree.uphill(module).map(|line| format!("{package}: {line}")));
+        }
+    }
+    assert!(wrong.is_empty(), "imports against the reading order:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn files_are_short_and_say_what_they_are() {
+    let mut wrong = Vec::new();
+    for file in sources() {
+        let text = fs::read_to_string(&file).unwrap();
+        let shown = file.strip_prefix(root()).unwrap().display().to_string();
+        if !is_test(&file) && !text.starts_with("//!") && !text.starts_with("#!") {
+            wrong.push(format!("{shown}: begins without a //! paragraph"));
+        }
+        if is_test(&file) {
+            continue;
+        }
+        let count = code(&text).lines().filter(|line| !line.trim().is_empty()).count();
+        if count > LONGEST {
+            wrong.push(format!("{shown}: {count} lines of code, {LONGEST} at most"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn nothing_is_left_open() {
+    let open = ["todo", "unimplemented"].map(|name| format!("{name}!("));
+    let dead = ["allow", "expect"].map(|word| format!("{word}(dead_code"));
+    let mut wrong = Vec::new();
+    for file in sources() {
+        for (number, line) in fs::read_to_string(&file).unwrap().lines().enumerate() {
+            if open.iter().chain(&dead).any(|word| line.contains(word.as_str())) {
+                wrong.push(format!("{}:{}: {}", file.display(), number + 1, line.trim()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn dependencies_keep_the_bans_of_deny_toml() {
+    let (lock, bans) = (lock(), bans());
+    assert!(bans.len() > 5, "deny.toml was not understood: {bans:?}");
+    let mut wrong = Vec::new();
+    for (banned, wrappers) in &bans {
+        for (package, dependencies) in &lock {
+            if dependencies.contains(banned) && !wrappers.contains(package) {
+                wrong.push(format!("{package} depends on {banned}"));
+            }
+        }
+        if wrappers.is_empty() && lock.contains_key(banned) {
+            wrong.push(format!("{banned} is used"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn the_sidecar_knows_nothing_of_kubernetes() {
+    let lock = lock();
+    for package in ["fairlead-proxy", "fairlead"] {
+        let (mut all, mut open) = (BTreeSet::new(), vec![package.to_owned()]);
+        while let Some(next) = open.pop() {
+            if all.insert(next.clone()) {
+                open.extend(lock[&next].iter().cloned());
+            }
+        }
+        for banned in
+            ["kube", "kube-client", "kube-core", "k8s-openapi", "fairlead-crds", "fairlead-operator"]
+        {
+            assert!(!all.contains(banned), "{package} depends on {banned}");
+        }
+    }
+}
+
+#[test]
+fn the_order_is_checked_at_all() {
+    let files = [
+        ("lib", "pub mod a;\npub mod b;"),
+        ("a", "mod x;\nmod y;\nuse crate::b;"),
+        ("a::x", "use super::y::Thing;"),
+        ("a::y", "use crate::{b::C, a::{y, x::D}};"),
+        ("b", "// use crate::a;\nfn f() { crate::a::g(); }\n#[cfg(test)]\nmod tests { use crate::a; }"),
+    ];
+    let modules = files.map(|(path, text)| (path.trim_start_matches("lib").to_owned(), code(text)));
+    let tree = Tree { modules: modules.into() };
+    let wrong: Vec<_> =
+        tree.modules.keys().flat_map(|module| tree.uphill(module).collect::<Vec<_>>()).collect();
+    assert_eq!(wrong, ["a::y imports a::x::D", "b imports a::g"]);
+}
+
+/// The code of a package by module path (`xds::session`, the root is empty), without comments and tests.
+struct Tree {
+    modules: BTreeMap<String, String>,
+}
+
+impl Tree {
+    fn read(source: &Path) -> Self {
+        let mut modules = BTreeMap::new();
+        for file in files(source) {
+            let path = file.strip_prefix(source).unwrap().with_extension("");
+            let path = path.display().to_string().replace('/', "::");
+            if is_test(&file) || path == "main" || path.starts_with("bin::") {
+                continue;
+            }
+            let path = if path == "lib" { String::new() } else { path };
+            modules.insert(path, code(&fs::read_to_string(&file).unwrap()));
+        }
+        Self { modules }
+    }
+
+    /// The modules that a module declares, in order.
+    fn order(&self, module: &str) -> Vec<&str> {
+        let text = self.modules.get(module).map_or("", String::as_str);
+        let declared = text.lines().filter_map(|line| {
+            let line = line.trim().strip_suffix(';')?;
+            let (visibility, name) = line.rsplit_once("mod ")?;
+            (visibility.is_empty() || visibility.starts_with("pub")).then_some(name)
+        });
+        declared.collect()
+    }
+
+    /// What a module imports although it stands before it.
+    fn uphill(&self, module: &str) -> impl Iterator<Item = String> {
+        let from: Vec<&str> = module.split("::").filter(|part| !part.is_empty()).collect();
+        imports(&from, &self.modules[module])
+            .into_iter()
+            .filter(move |target| {
+                let to: Vec<&str> = target.split("::").collect();
+                let common = from.iter().zip(&to).take_while(|(a, b)| a == b).count();
+                let (Some(mine), Some(theirs)) = (from.get(common), to.get(common)) else { return false };
+                let order = self.order(&from[..common].join("::"));
+                let place = |name: &str| order.iter().position(|one| *one == name);
+                matches!((place(mine), place(theirs)), (Some(mine), Some(theirs)) if theirs < mine)
+            })
+            .map(move |target| format!("{module} imports {target}"))
+            .collect::<Vec<_>>()
+            .into_iter()
+    }
+}
+
+/// Every path of this package that the text names, from the root of the package.
+fn imports(module: &[&str], text: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for (start, word) in ["crate::", "super::"].iter().flat_map(|word| text.match_indices(word)) {
+        let before = text[..start].chars().next_back();
+        if before.is_some_and(|c| c.is_alphanumeric() || matches!(c, '_' | ':' | '$')) {
+            continue;
+        }
+        let (mut base, mut rest) = (module.to_vec(), &text[start..]);
+        if word == "crate::" {
+            base.clear();
+            rest = &rest[word.len()..];
+        }
+        while let Some(up) = rest.strip_prefix("super::") {
+            base.pop();
+            rest = up;
+        }
+        leaves(&base.join("::"), rest, &mut found);
+    }
+    found
+}
+
+/// The leaves of `a::{b, c::{d, e}}`; returns what follows.
+fn leaves<'text>(base: &str, text: &'text str, found: &mut Vec<String>) -> &'text str {
+    let joined = |name: &str| if base.is_empty() { name.to_owned() } else { format!("{base}::{name}") };
+    if let Some(mut rest) = text.strip_prefix('{') {
+        loop {
+            rest = leaves(base, rest.trim_start(), found).trim_start();
+            match rest.strip_prefix(',') {
+                Some(next) => rest = next,
+                None => return rest.strip_prefix('}').unwrap_or(rest),
+            }
+        }
+    }
+    let end = text.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(text.len());
+    let (name, rest) = text.split_at(end);
+    if let Some(below) = rest.strip_prefix("::").filter(|_| !name.is_empty()) {
+        return leaves(&joined(name), below, found);
+    }
+    if !name.is_empty() {
+        found.push(joined(name));
+    }
+    rest.strip_prefix('*').unwrap_or(rest)
+}
+
+/// The text without comments and without what follows the first `#[cfg(test)]` that opens a module.
+fn code(text: &str) -> String {
+    let mut lines = text.lines().peekable();
+    let mut kept = String::new();
+    while let Some(line) = lines.next() {
+        let opens =
+            |next: &&str| next.starts_with("mod ") && next.ends_with('{') || next.starts_with("mod tests {");
+        if line == "#[cfg(test)]" {
+            if lines.peek().is_some_and(opens) {
+                break; // By custom the last thing in a file.
+            }
+            lines.next(); // `mod tests;`
+            continue;
+        }
+        if !line.trim_start().starts_with("//") {
+            kept += line.split(" // ").next().unwrap_or(line);
+            kept.push('\n');
+        }
+    }
+    kept
+}
+
+fn is_test(file: &Path) -> bool {
+    let shown = file.strip_prefix(root()).unwrap_or(file);
+    shown.components().any(|part| part.as_os_str() == "tests.rs")
+        || shown.starts_with("tests/mesh")
+        || shown.starts_with("tests/e2e")
+        || shown.components().skip(1).any(|part| part.as_os_str() == "tests")
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the repository").to_owned()
+}
+
+fn sources() -> Vec<PathBuf> {
+    ["crds", "operator", "sidecar", "cli", "tests", "fuzz"]
+        .iter()
+        .flat_map(|name| files(&root().join(name)))
+        .collect()
+}
+
+/// All Rust files below a folder.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let Ok(entries) = fs::read_dir(folder) else { return found };
+    for path in entries.map(|entry| entry.unwrap().path()) {
+        if path.is_dir() && path.file_name().is_some_and(|name| name != "target") {
+            found.extend(files(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+    found.sort();
+    found
+}
+
+/// The packages that are built of those in Cargo.lock, with the names of what they depend on. (Cargo.lock
+/// alone also lists what no feature asks for.)
+fn lock() -> BTreeMap<String, BTreeSet<String>> {
+    let tree = [
+        "tree",
+        "--workspace",
+        "--locked",
+        "--offline",
+        "--edges=normal,build,dev",
+        "--prefix=depth",
+        "--format={p}",
+    ];
+    let output = Command::new(env!("CARGO")).args(tree).current_dir(root()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let mut packages = BTreeMap::<String, BTreeSet<String>>::new();
+    let mut path: Vec<String> = Vec::new();
+    for line in String::from_utf8(output.stdout).unwrap().lines().filter(|line| !line.is_empty()) {
+        let name = line.trim_start_matches(|c: char| c.is_ascii_digit());
+        let depth: usize = line[..line.len() - name.len()].parse().unwrap();
+        let name = name.split(' ').next().expect("a package has a name").to_owned();
+        path.truncate(depth);
+        if let Some(parent) = path.last() {
+            packages.entry(parent.clone()).or_default().insert(name.clone());
+        }
+        packages.entry(name.clone()).or_default();
+        path.push(name);
+    }
+    packages
+}
+
+/// The crates that deny.toml bans, each with the packages that may use it all the same.
+fn bans() -> BTreeMap<String, BTreeSet<String>> {
+    let text = fs::read_to_string(root().join("deny.toml")).unwrap();
+    let entries = text.lines().filter_map(|line| line.trim().strip_prefix("{ crate = \""));
+    let ban = |entry: &str| {
+        let (name, rest) = entry.split_once('"')?;
+        let wrappers = rest.split_once("wrappers = [").map_or("", |(_, list)| list);
+        Some((name.to_owned(), wrappers.split('"').skip(1).step_by(2).map(str::to_owned).collect()))
+    };
+    entries.filter_map(ban).collect()
+}

@@ -1,0 +1,97 @@
+//! The Kubernetes cluster of the e2e tests, through `kubectl`.
+//!
+//! `make e2e` starts it (`tests/cluster`) and runs the test binary in its network. Each test works in a
+//! namespace of its own, which ends with it.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use serde_json::Value;
+
+/// A namespace of the cluster for one test.
+#[derive(Debug)]
+pub struct Cluster {
+    /// Its name.
+    pub namespace: String,
+    /// Where the logs of the test's programs are.
+    pub logs: PathBuf,
+}
+
+impl Cluster {
+    /// Makes the namespace; fails when there is no cluster.
+    pub fn new() -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        assert!(
+            std::env::var_os("KUBECONFIG").is_some(),
+            "no cluster: run `make e2e`, or `make cluster-up` and tests/cluster/cluster run TEST"
+        );
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let namespace = format!("test-{}-{number}", std::process::id());
+        let cluster = Self { namespace, logs: crate::program::logs() };
+        kubectl(&["create", "namespace", &cluster.namespace], "").expect("a new namespace");
+        cluster
+    }
+
+    /// Applies YAML in this namespace.
+    pub fn apply(&self, yaml: &str) {
+        self.kubectl(&["apply", "-f", "-"], yaml).unwrap_or_else(|error| panic!("{error}\n{yaml}"));
+    }
+
+    /// `kubectl ARGUMENTS` in this namespace with `input`: its output, or its errors.
+    pub fn kubectl(&self, arguments: &[&str], input: &str) -> Result<String, String> {
+        kubectl(&[&["-n", &self.namespace], arguments].concat(), input)
+    }
+
+    /// An object as JSON.
+    pub fn get(&self, kind: &str, name: &str) -> Value {
+        let text =
+            self.kubectl(&["get", kind, name, "-o", "json"], "").unwrap_or_else(|error| panic!("{error}"));
+        serde_json::from_str(&text).unwrap()
+    }
+
+    /// `kubectl wait`: for example `--for=condition=Programmed` of `serviceroute/reviews`.
+    pub fn wait(&self, object: &str, condition: &str) {
+        let condition = format!("--for={condition}");
+        self.kubectl(&["wait", &condition, "--timeout=60s", object], "")
+            .unwrap_or_else(|error| panic!("{object}: {condition}: {error}"));
+    }
+}
+
+impl Default for Cluster {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for arguments in [["get", "all"], ["get", "events"]] {
+                println!("{}", self.kubectl(&arguments, "").unwrap_or_else(|error| error));
+            }
+        }
+        let _ = kubectl(&["delete", "namespace", &self.namespace, "--wait=false"], "");
+    }
+}
+
+/// `kubectl ARGUMENTS`, in no namespace: its output, or its errors.
+pub fn kubectl(arguments: &[&str], input: &str) -> Result<String, String> {
+    let mut child = Command::new("kubectl")
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|error| format!("kubectl: {error}"))?;
+    child
+        .stdin
+        .take()
+        .expect("stdin is piped")
+        .write_all(input.as_bytes())
+        .map_err(|error| error.to_string())?;
+    let output = child.wait_with_output().map_err(|error| error.to_string())?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+}
