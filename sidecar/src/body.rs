@@ -155,6 +155,9 @@ pub enum Error {
     /// The exchange that the body belongs to is over.
     #[error("the exchange is over")]
     Stale,
+    /// Belongs to an answer: the caller has broken off the request, so nobody will hear the rest.
+    #[error("the request's body broke off")]
+    Upload,
     /// We ended it: a time limit, draining.
     #[error("{0}")]
     Aborted(&'static str),

@@ -14,8 +14,12 @@
 
 pub mod server;
 pub mod client;
-pub mod upgrade;
 pub mod informational;
+pub mod upgrade;
+pub mod encode;
+pub mod body;
+pub mod head;
+mod buffers;
 
 use std::time::Duration;
 
@@ -48,3 +52,6 @@ impl Default for Limits {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

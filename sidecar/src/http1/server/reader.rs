@@ -1,0 +1,277 @@
+//! What is read from a caller: heads by the driver, bodies by whoever holds the request.
+//!
+//! Both are polled by the same task, so the lock is never waited for; it is there because a request's body is a
+//! value of its own that may outlive the exchange, and then must find nothing.
+
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, StatusCode};
+use http_body::{Frame, SizeHint};
+use tokio::io::AsyncReadExt;
+use tokio::net::tcp::OwnedReadHalf;
+
+use crate::body::{Body, Error, Source};
+use crate::http1::body::{Decoder, Framing, Step};
+use crate::http1::encode::{self, Persistence};
+use crate::http1::head::{self, Refusal, RequestHead, Scan};
+use crate::http1::{Limits, buffers};
+
+/// Interim answers that a caller has not taken; more are dropped.
+const MAX_INTERIM: usize = 64 * 1024;
+
+/// The half of the connection that is shared with the request's body and with interim answers.
+pub(crate) struct Shared {
+    reader: Mutex<Reader>,
+    /// Interim answers that could not be written at once.
+    interim: Mutex<BytesMut>,
+}
+
+impl Shared {
+    pub(super) fn new(half: OwnedReadHalf, first: &Bytes) -> Self {
+        let mut buffer = BytesMut::new();
+        if !first.is_empty() {
+            buffer = buffers::take();
+            buffer.extend_from_slice(first);
+        }
+        let reader = Reader {
+            half: Some(half),
+            buffer,
+            scan: Scan::default(),
+            decoder: Decoder::new(Framing::None),
+            exchange: 0,
+            ended: false,
+            continued: false,
+        };
+        Self { reader: Mutex::new(reader), interim: Mutex::default() }
+    }
+
+    pub(super) fn reader(&self) -> MutexGuard<'_, Reader> {
+        self.reader.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn interim(&self) -> MutexGuard<'_, BytesMut> {
+        self.interim.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes an interim answer of this exchange, as far as it goes now.
+    pub(crate) fn send_interim(&self, exchange: u32, status: StatusCode, headers: &HeaderMap) {
+        let mut reader = self.reader();
+        if reader.exchange != exchange {
+            return;
+        }
+        let mut interim = self.interim();
+        if interim.len() > MAX_INTERIM {
+            return;
+        }
+        if status == StatusCode::CONTINUE {
+            reader.continued = true;
+        }
+        encode::response_head(&mut interim, status, None, headers, Framing::None, Persistence::Open);
+        write_interim(&reader, &mut interim);
+    }
+
+    /// Writes what is left of interim answers; pending while there is more.
+    pub(super) fn poll_interim(&self, context: &mut Context<'_>) -> Poll<()> {
+        let reader = self.reader();
+        let mut interim = self.interim();
+        while !interim.is_empty() {
+            let Some(half) = &reader.half else { break };
+            if ready!(half.as_ref().poll_write_ready(context)).is_err() {
+                interim.clear(); // Nobody will read it; reading says so too.
+                break;
+            }
+            write_interim(&reader, &mut interim);
+        }
+        Poll::Ready(())
+    }
+}
+
+fn write_interim(reader: &Reader, interim: &mut BytesMut) {
+    if let Some(half) = &reader.half
+        && let Ok(written) = half.as_ref().try_write(interim)
+    {
+        let _ = interim.split_to(written);
+    }
+}
+
+/// Everything about what the caller has sent.
+pub(super) struct Reader {
+    /// None once the connection was given away.
+    half: Option<OwnedReadHalf>,
+    buffer: BytesMut,
+    scan: Scan,
+    /// Of the current request's body.
+    decoder: Decoder,
+    /// Counts exchanges, so that what belongs to an earlier one can be told.
+    exchange: u32,
+    /// The caller has said that nothing more will come.
+    ended: bool,
+    /// The caller was told to send the body that it held back.
+    continued: bool,
+}
+
+/// A head, and the body behind it.
+pub(super) struct Arrived {
+    pub(super) head: RequestHead,
+    pub(super) body: Body,
+}
+
+impl Reader {
+    pub(super) fn exchange(&self) -> u32 {
+        self.exchange
+    }
+
+    pub(super) fn has_bytes(&self) -> bool {
+        !self.buffer.is_empty()
+    }
+
+    /// Whether all of the current request has arrived.
+    pub(super) fn is_body_done(&self) -> bool {
+        self.decoder.is_done()
+    }
+
+    /// Whether a caller that waits for a 100 before it sends the body has neither got one nor begun.
+    pub(super) fn holds_body_back(&self) -> bool {
+        !self.continued && !self.decoder.is_done() && self.buffer.is_empty()
+    }
+
+    /// Takes a request from what has been read.
+    pub(super) fn take_request(&mut self, shared: &Arc<Shared>, limits: &Limits) -> Result<Option<Arrived>, Refusal> {
+        if self.buffer.is_empty() {
+            return Ok(None);
+        }
+        let Some(head) = head::request(&mut self.buffer, &mut self.scan, limits)? else { return Ok(None) };
+        self.exchange = self.exchange.wrapping_add(1);
+        self.continued = false;
+        self.decoder = Decoder::new(head.framing);
+        let body = match head.framing {
+            Framing::None | Framing::Length(0) | Framing::Close => Body::Empty,
+            // What is there already needs no reader.
+            Framing::Length(length) if length <= self.buffer.len() as u64 => match self.decoder.decode(&mut self.buffer) {
+                Ok(Step::Data(data)) => Body::Bytes(data),
+                _ => Body::Empty,
+            },
+            Framing::Length(_) | Framing::Chunked => {
+                Body::source(RequestBody { shared: Arc::clone(shared), exchange: self.exchange })
+            }
+        };
+        Ok(Some(Arrived { head, body }))
+    }
+
+    /// Reads once: false at the end of what the caller sends. Holds no buffer while there is nothing to read.
+    pub(super) fn poll_fill(&mut self, context: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        let Some(half) = self.half.as_mut().filter(|_| !self.ended) else { return Poll::Ready(Ok(false)) };
+        if self.buffer.capacity() == 0 {
+            ready!(half.as_ref().poll_read_ready(context))?;
+            self.buffer = buffers::take();
+        }
+        make_room(&mut self.buffer, self.decoder.expected());
+        match ready!(pin!(half.read_buf(&mut self.buffer)).poll(context)) {
+            Ok(0) => {
+                self.ended = true;
+                Poll::Ready(Ok(false))
+            }
+            Ok(_) => Poll::Ready(Ok(true)),
+            Err(error) => {
+                self.ended = true;
+                Poll::Ready(Err(error))
+            }
+        }
+    }
+
+    /// Ready when the caller will send nothing more and has gone away, as far as one can tell. What it sends
+    /// ahead of its turn is kept. While its body is still coming, reading the body tells instead.
+    pub(super) fn poll_gone(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        while !self.ended {
+            if !self.decoder.is_done() || self.buffer.len() >= buffers::SIZE {
+                return Poll::Pending;
+            }
+            let _ = ready!(self.poll_fill(context));
+        }
+        if self.decoder.is_done() { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    /// The next piece of the current request's body.
+    pub(super) fn poll_body(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        loop {
+            match self.decoder.decode(&mut self.buffer) {
+                Ok(Step::Data(data)) => return Poll::Ready(Some(Ok(Frame::data(data)))),
+                Ok(Step::Trailers(trailers)) => return Poll::Ready(Some(Ok(Frame::trailers(trailers)))),
+                Ok(Step::End) => return Poll::Ready(None),
+                Ok(Step::More) => {}
+                Err(error) => return Poll::Ready(Some(Err(error))),
+            }
+            match ready!(self.poll_fill(context)) {
+                Ok(true) => {}
+                Ok(false) => return Poll::Ready(Some(Err(Error::Incomplete))),
+                Err(error) => return Poll::Ready(Some(Err(Error::Io(error)))),
+            }
+        }
+    }
+
+    /// The exchange is over: whoever still holds its body finds nothing there.
+    pub(super) fn end_exchange(&mut self) {
+        self.exchange = self.exchange.wrapping_add(1);
+        self.release();
+    }
+
+    /// Gives back the buffer if nothing is in it.
+    fn release(&mut self) {
+        if self.buffer.is_empty() && self.buffer.capacity() > 0 {
+            buffers::give(std::mem::take(&mut self.buffer));
+        }
+    }
+
+    /// Reads once and throws it away: 0 at the end.
+    pub(super) fn poll_discard(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        self.buffer.clear();
+        let more = ready!(self.poll_fill(context))?;
+        Poll::Ready(Ok(if more { self.buffer.len() } else { 0 }))
+    }
+
+    /// The raw connection and what was read from it ahead.
+    pub(super) fn give_away(&mut self) -> (Option<OwnedReadHalf>, Bytes) {
+        (self.half.take(), std::mem::take(&mut self.buffer).freeze())
+    }
+}
+
+/// Room for the next read: a large piece of content is read into a large buffer, which [`Decoder`] then passes
+/// on without copying it.
+pub(in crate::http1) fn make_room(buffer: &mut BytesMut, expected: u64) {
+    let spare = buffer.capacity() - buffer.len();
+    let wanted = if expected > buffers::SIZE as u64 {
+        usize::try_from(expected).unwrap_or(usize::MAX).min(buffers::LARGE)
+    } else {
+        buffers::SIZE / 4
+    };
+    if spare < wanted {
+        buffer.reserve(if wanted > buffers::SIZE { wanted } else { buffers::SIZE });
+    }
+}
+
+/// A request's body while it arrives.
+struct RequestBody {
+    shared: Arc<Shared>,
+    exchange: u32,
+}
+
+impl Source for RequestBody {
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let mut reader = self.shared.reader();
+        if reader.exchange == self.exchange { reader.poll_body(context) } else { Poll::Ready(Some(Err(Error::Stale))) }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let reader = self.shared.reader();
+        reader.exchange == self.exchange && reader.decoder.is_done()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let reader = self.shared.reader();
+        if reader.exchange == self.exchange { reader.decoder.size_hint() } else { SizeHint::default() }
+    }
+}
