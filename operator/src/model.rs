@@ -8,14 +8,19 @@
 //! Mesh --with_endpoints--> Mesh                    one Service, when its endpoints changed
 //! ```
 
-use std::sync::Arc;
-
 mod compile;
+mod attach;
+mod matching;
+mod nearest;
+mod precedence;
 pub mod endpoints;
 pub mod inputs;
+pub mod limits;
 pub mod mesh;
 pub mod object;
+pub mod policy;
 pub mod problem;
+pub mod route;
 pub mod service;
 pub mod shards;
 pub mod slice;
@@ -36,7 +41,7 @@ pub fn compile(inputs: &Inputs) -> (Mesh, Vec<Problem>) {
 /// pointers.
 pub fn recompile(inputs: &Inputs, previous: &Mesh) -> (Mesh, Vec<Problem>) {
     let (mut mesh, problems) = compile::compile(inputs);
-    mesh.share_with(previous);
+    compile::share(&mut mesh, previous);
     (mesh, problems)
 }
 
@@ -54,13 +59,4 @@ impl Mesh {
         }
         mesh
     }
-
-    fn share_with(&mut self, previous: &Self) {
-        compile::share(self, previous);
-    }
-}
-
-/// The shared value `now`, or `before` when the two are equal.
-fn shared<T: PartialEq>(now: &Arc<T>, before: &Arc<T>) -> Arc<T> {
-    if Arc::ptr_eq(now, before) || now == before { before.clone() } else { now.clone() }
 }

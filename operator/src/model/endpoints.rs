@@ -25,7 +25,7 @@ pub struct Endpoint {
 impl Endpoints {
     /// The endpoints behind the port named `port_name`: the ready ones, or, when there is none, those that
     /// are terminating and still serve. Both families count: a slice holds one, a Service has slices of each.
-    pub fn compile<'a>(port_name: &str, slices: impl Iterator<Item = &'a EndpointSlice>) -> Self {
+    pub fn compile(port_name: &str, slices: &[&EndpointSlice]) -> Self {
         let mut ready = BTreeMap::new();
         let mut terminating = BTreeMap::new();
         for slice in slices {

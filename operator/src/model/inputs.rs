@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use fairlead_crds::{OutlierDetection, RateLimitPolicy, ServiceRoute};
+
 use super::object::{ObjectKey, ObjectRef};
 use super::service::Service;
 use super::slice::EndpointSlice;
@@ -15,6 +17,12 @@ pub struct Inputs {
     pub services: BTreeMap<ObjectKey, Arc<Service>>,
     /// EndpointSlices, by their own names.
     pub endpoint_slices: BTreeMap<ObjectKey, Arc<EndpointSlice>>,
+    /// ServiceRoutes.
+    pub service_routes: BTreeMap<ObjectKey, Arc<ServiceRoute>>,
+    /// OutlierDetections.
+    pub outlier_detections: BTreeMap<ObjectKey, Arc<OutlierDetection>>,
+    /// RateLimitPolicies.
+    pub rate_limit_policies: BTreeMap<ObjectKey, Arc<RateLimitPolicy>>,
     /// Pods.
     pub pods: BTreeMap<ObjectKey, Arc<Pod>>,
     /// Namespaces, by name.

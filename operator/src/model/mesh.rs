@@ -9,17 +9,25 @@
 //! Port = { listener,        routes,        cluster,           endpoints,     inbound }
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::endpoints::Endpoints;
+use super::limits::Inbound;
 use super::object::{ObjectKey, ObjectRef};
+use super::policy::Cluster;
+use super::route::Routes;
 use super::service::Protocol;
 use super::shards::Shards;
 
 /// `shop/reviews:9080`: the Service and the number of its port.
 pub type PortName = Arc<str>;
+
+/// The name of a Service's port.
+pub fn port_name(service: &ObjectKey, number: u16) -> PortName {
+    format!("{service}:{number}").into()
+}
 
 /// Everything that the operator serves.
 #[derive(Debug, Clone, Default)]
@@ -47,8 +55,41 @@ pub struct Port {
     pub number: u16,
     /// What is spoken, and where it is announced.
     pub listener: Arc<Listener>,
+    /// Where its requests go; of no meaning when it carries bytes.
+    pub routes: Arc<Routes>,
+    /// How its endpoints are called.
+    pub cluster: Arc<Cluster>,
     /// Its endpoints.
     pub endpoints: Arc<Endpoints>,
+    /// What their sidecars enforce.
+    pub inbound: Arc<Inbound>,
+}
+
+impl Port {
+    /// Takes over the parts of `previous` that are equal.
+    pub fn share_with(&mut self, previous: &Self) {
+        share(&mut self.listener, &previous.listener);
+        share(&mut self.routes, &previous.routes);
+        share(&mut self.cluster, &previous.cluster);
+        share(&mut self.endpoints, &previous.endpoints);
+        share(&mut self.inbound, &previous.inbound);
+    }
+
+    /// Whether all parts are the very same.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.listener, &other.listener)
+            && Arc::ptr_eq(&self.routes, &other.routes)
+            && Arc::ptr_eq(&self.cluster, &other.cluster)
+            && Arc::ptr_eq(&self.endpoints, &other.endpoints)
+            && Arc::ptr_eq(&self.inbound, &other.inbound)
+            && self.port_name == other.port_name
+    }
+}
+
+fn share<T: PartialEq>(now: &mut Arc<T>, previous: &Arc<T>) {
+    if !Arc::ptr_eq(now, previous) && now == previous {
+        *now = previous.clone();
+    }
 }
 
 /// What is spoken on a Service port, and at which addresses callers dial it.
@@ -66,11 +107,11 @@ pub struct Listener {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Contribution {
     /// Address listeners of these exist because of the object.
-    pub listeners: Vec<PortName>,
+    pub listeners: BTreeSet<PortName>,
     /// Routes of these.
-    pub routes: Vec<PortName>,
+    pub routes: BTreeSet<PortName>,
     /// Clusters of these.
-    pub clusters: Vec<PortName>,
+    pub clusters: BTreeSet<PortName>,
     /// Inbound listeners of the endpoints of these.
-    pub inbound: Vec<PortName>,
+    pub inbound: BTreeSet<PortName>,
 }

@@ -1,5 +1,7 @@
 //! What is wrong with an object, in the words of its status.
 
+use std::collections::BTreeSet;
+
 use super::object::ObjectRef;
 
 /// One thing to say in an object's conditions. An object without a problem has `Accepted` and
@@ -48,4 +50,48 @@ pub enum Severity {
     Error,
     /// The condition stays as it is; its message tells.
     Note,
+}
+
+/// Problems as they are found: sorted, each once.
+#[derive(Debug, Default)]
+pub struct Problems {
+    found: BTreeSet<Problem>,
+}
+
+impl Problems {
+    /// The object, or a part of it, is not in force.
+    pub fn refused(&mut self, object: &ObjectRef, reason: &'static str, message: String) {
+        self.error(object, Condition::Accepted, reason, message);
+    }
+
+    /// It names something that is not there.
+    pub fn unresolved(&mut self, object: &ObjectRef, reason: &'static str, message: String) {
+        self.error(object, Condition::ResolvedRefs, reason, message);
+    }
+
+    /// Something does not work.
+    pub fn error(&mut self, object: &ObjectRef, condition: Condition, reason: &'static str, message: String) {
+        self.add(object, condition, Severity::Error, reason, message);
+    }
+
+    /// Something is worth knowing.
+    pub fn note(&mut self, object: &ObjectRef, condition: Condition, reason: &'static str, message: String) {
+        self.add(object, condition, Severity::Note, reason, message);
+    }
+
+    /// All of them, sorted.
+    pub fn into_sorted(self) -> Vec<Problem> {
+        self.found.into_iter().collect()
+    }
+
+    fn add(
+        &mut self,
+        object: &ObjectRef,
+        condition: Condition,
+        severity: Severity,
+        reason: &'static str,
+        message: String,
+    ) {
+        self.found.insert(Problem { object: object.clone(), condition, severity, reason, message });
+    }
 }
