@@ -1,2 +1,16 @@
-//! The command line.
-fn main() {}
+//! `fairlead`: what a person types.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::cli::{Command, Fairlead};
+
+mod demo;
+mod cli;
+
+fn main() -> anyhow::Result<ExitCode> {
+    match Fairlead::parse().command {
+        Command::Demo { keep } => demo::run(keep),
+    }
+}
