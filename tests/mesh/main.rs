@@ -9,5 +9,11 @@
     clippy::disallowed_methods
 )]
 
+mod demo;
 mod harness;
+mod proxy_limits;
+mod proxy_methods;
+mod proxy_product;
+mod proxy_rewrite;
+mod pushed;
 mod tidy;
