@@ -9,13 +9,13 @@
 //! ```
 
 pub mod service_route;
-pub mod route_match;
-pub mod filter;
 pub mod retry;
 pub mod connection_pool;
 pub mod outlier_detection;
 pub mod rate_limit_policy;
 pub mod reference;
+pub mod filter;
+pub mod route_match;
 pub mod status;
 pub mod validate;
 pub mod definition;
