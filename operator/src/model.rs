@@ -25,6 +25,11 @@ pub mod service;
 pub mod shards;
 pub mod slice;
 
+#[cfg(test)]
+pub(crate) mod fixture;
+#[cfg(test)]
+mod tests;
+
 pub use inputs::{Inputs, Namespace, Pod};
 pub use mesh::Mesh;
 pub use object::{Kind, ObjectKey, ObjectRef};

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use fairlead_crds::{
-    BackendReference, DirectResponse, Filter, HeaderModifier, PathMatchType, PathModifier, PathModifierType,
-    RequestRedirect, Retry, RouteMatch, RouteRule, ServiceRoute, UrlRewrite,
+    BackendReference, DirectResponse, Filter, GatewayDuration, HeaderModifier, PathMatchType, PathModifier,
+    PathModifierType, RequestRedirect, Retry, RouteMatch, RouteRule, ServiceRoute, UrlRewrite,
 };
 
 use super::attach::{Claim, find_port, find_service};
@@ -174,9 +174,9 @@ impl Rule {
     ) -> Self {
         let filters = Filters::of(&rule.filters);
         let timeouts = rule.timeouts.as_ref().map_or_else(TimeLimits::default, |timeouts| TimeLimits {
-            request: timeouts.request.as_ref().and_then(|time| time.limit()),
-            backend_request: timeouts.backend_request.as_ref().and_then(|time| time.limit()),
-            idle: timeouts.idle.as_ref().and_then(|time| time.limit()),
+            request: timeouts.request.as_ref().and_then(GatewayDuration::limit),
+            backend_request: timeouts.backend_request.as_ref().and_then(GatewayDuration::limit),
+            idle: timeouts.idle.as_ref().and_then(GatewayDuration::limit),
         });
         let action = match (filters.redirect, filters.respond) {
             (Some(redirect), _) => Action::Redirect(redirect),

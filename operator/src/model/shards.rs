@@ -39,10 +39,8 @@ impl<K: Ord + Hash + Clone, V: Clone> Shards<K, V> {
     where
         K: Borrow<Q>,
     {
-        if let Some(shard) = self.shards.get_mut(shard_of(key)) {
-            if shard.contains_key(key) {
-                Arc::make_mut(shard).remove(key);
-            }
+        if let Some(shard) = self.shards.get_mut(shard_of(key)).filter(|shard| shard.contains_key(key)) {
+            Arc::make_mut(shard).remove(key);
         }
     }
 

@@ -86,10 +86,10 @@ pub fn resolve(mesh: &Mesh, kind: ResourceKind, name: &str) -> Option<Named> {
 
 /// The listener of a Service's address; or what an endpoint of a headless Service has.
 fn by_address(mesh: &Mesh, kind: ResourceKind, address: SocketAddr) -> Option<Named> {
-    if kind == ResourceKind::Listener {
-        if let Some(port) = mesh.service_addresses.get(&address).and_then(|name| mesh.ports.get(name)) {
-            return Some(Named::Port { port: port.clone(), address: Some(address) });
-        }
+    if kind == ResourceKind::Listener
+        && let Some(port) = mesh.service_addresses.get(&address).and_then(|name| mesh.ports.get(name))
+    {
+        return Some(Named::Port { port: port.clone(), address: Some(address) });
     }
     let listed = mesh.endpoint_addresses.get(&address)?.iter();
     let port = listed.filter_map(|name| mesh.ports.get(name)).find(|port| port.listener.headless)?;

@@ -53,10 +53,10 @@ impl Snapshot {
         let named = name::resolve(&self.mesh, kind, name)?;
         let parts = Parts::of(kind, &named);
         let key = (kind, Arc::from(name));
-        if let Some((made_of, resource)) = self.encoded().get(&key) {
-            if made_of.are_same(&parts) {
-                return Some(resource.clone());
-            }
+        if let Some((made_of, resource)) = self.encoded().get(&key)
+            && made_of.are_same(&parts)
+        {
+            return Some(resource.clone());
         }
         // Encoded outside the lock: a second one that asks meanwhile does it too, with the same result.
         let any = Bytes::from(encode(kind, name, &named));

@@ -67,7 +67,7 @@ pub fn api(port: &Port, name: &str) -> Vec<u8> {
 
 /// Calls that arrive at an endpoint: the limits of all Service ports that list it.
 pub fn inbound(name: &str, address: SocketAddr, ports: &[(PortName, Arc<Inbound>)]) -> Vec<u8> {
-    let leads_to = LeadsTo { routes: Routes::Inline(inbound_routes(name)), cluster: name };
+    let leads_to = LeadsTo { routes: Routes::Inline(Box::new(inbound_routes(name))), cluster: name };
     let protocol = common_protocol(ports.iter().map(|(_, inbound)| inbound.protocol));
     let listener = listener(name, address, TrafficDirection::Inbound, protocol, leads_to);
     joined(&listener, &Rest { metadata: Some(limits(ports)) })
@@ -87,7 +87,7 @@ struct LeadsTo<'a> {
 
 enum Routes<'a> {
     ByName(&'a str),
-    Inline(RouteConfiguration),
+    Inline(Box<RouteConfiguration>),
 }
 
 fn listener(
@@ -155,7 +155,7 @@ fn manager(name: &str, routes: Routes<'_>) -> HttpConnectionManager {
             Routes::ByName(name) => {
                 RouteSpecifier::Rds(Rds { config_source: Some(ads()), route_config_name: name.to_owned() })
             }
-            Routes::Inline(routes) => RouteSpecifier::RouteConfig(routes),
+            Routes::Inline(routes) => RouteSpecifier::RouteConfig(*routes),
         }),
         ..Default::default()
     }

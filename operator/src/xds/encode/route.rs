@@ -240,12 +240,12 @@ fn forward(
 
 /// The cluster of a share that cannot be served does not exist, which is answered with 500.
 fn clusters(backends: &[Backend]) -> ClusterSpecifier {
-    if let [only] = backends {
-        if only.request_headers == HeaderModifier::default()
-            && only.response_headers == HeaderModifier::default()
-        {
-            return ClusterSpecifier::Cluster(only.port.to_string());
-        }
+    let unchanged = HeaderModifier::default();
+    if let [only] = backends
+        && only.request_headers == unchanged
+        && only.response_headers == unchanged
+    {
+        return ClusterSpecifier::Cluster(only.port.to_string());
     }
     let clusters = backends.iter().map(|backend| ClusterWeight {
         name: if backend.usable { backend.port.to_string() } else { format!("invalid/{}", backend.port) },

@@ -111,8 +111,12 @@ impl Leg {
     pub fn redirect(&self) -> Option<PathRewriteSpecifier> {
         match &self.change {
             Change::None => None,
-            Change::Matched(path) => Some(PathRewriteSpecifier::PrefixRewrite(path.clone())),
-            Change::Whole(path) => Some(PathRewriteSpecifier::PathRedirect(path.clone())),
+            Change::Matched(path) if !matches!(self.path, PathSpecifier::Path(_)) => {
+                Some(PathRewriteSpecifier::PrefixRewrite(path.clone()))
+            }
+            Change::Matched(path) | Change::Whole(path) => {
+                Some(PathRewriteSpecifier::PathRedirect(path.clone()))
+            }
         }
     }
 }
