@@ -323,7 +323,7 @@ impl fmt::Display for Row {
         let mut kinds = self.causes.iter().map(|(error, _, _)| error);
         match kinds.next() {
             Some(first) if kinds.all(|kind| kind == first) => {
-                write!(f, "{} consecutive {first:?}", self.count)?
+                write!(f, "{} consecutive {first:?}", self.count)?;
             }
             _ => write!(f, "{} consecutive errors", self.count)?,
         }
