@@ -16,9 +16,11 @@
 
 pub mod world;
 pub mod cluster;
+pub mod operator;
+pub mod sidecar;
 pub mod load;
-pub mod client;
 pub mod backend;
 pub mod program;
 pub mod manifest;
 pub mod until;
+pub mod client;

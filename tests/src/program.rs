@@ -58,9 +58,6 @@ impl Program {
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "--"]).arg(file).args(arguments);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(file_log.try_clone().unwrap());
-        if std::env::var_os("RUST_LOG").is_none() {
-            command.env("RUST_LOG", "info");
-        }
         let mut child =
             command.spawn().unwrap_or_else(|error| panic!("cannot start {}: {error}", file.display()));
         let output = BufReader::new(child.stdout.take().expect("stdout is piped"));

@@ -1,6 +1,9 @@
 //! Waiting for a condition, with an end and with the time it took.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
+
+use crate::client;
 
 /// How long a test waits for what should take milliseconds.
 pub const LIMIT: Duration = Duration::from_secs(30);
@@ -35,4 +38,9 @@ where
     })
     .await
     .1
+}
+
+/// Until a page answers 200.
+pub async fn answers(what: &str, address: SocketAddr, path: &str) -> Duration {
+    holds(what, || async { client::get(address, path).await.is_ok_and(|answer| answer.status == 200) }).await
 }

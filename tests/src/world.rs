@@ -15,7 +15,9 @@ use tempfile::TempDir;
 use crate::backend::{Backend, Behaviour};
 use crate::client;
 use crate::manifest::{self, Endpoint};
-use crate::program::{self, Program};
+use crate::operator::Operator;
+use crate::program;
+pub use crate::sidecar::{Sidecar, SidecarFlags};
 use crate::until::{eventually, holds};
 
 /// A small mesh.
@@ -40,74 +42,6 @@ struct Service {
     port: u16,
     protocol: String,
     target_port: u16,
-}
-
-/// A running operator.
-#[derive(Debug)]
-pub struct Operator {
-    /// The program.
-    pub program: Program,
-    /// Where sidecars connect.
-    pub xds: SocketAddr,
-    /// `/objects`, `/clients`, `/snapshot`.
-    pub admin: SocketAddr,
-    /// `/healthz`, `/readyz`, `/metrics`.
-    pub metrics: SocketAddr,
-}
-
-/// A running sidecar.
-#[derive(Debug)]
-pub struct Sidecar {
-    /// The program.
-    pub program: Program,
-    /// `/config`, `/clusters`, `/drain`.
-    pub admin: SocketAddr,
-    /// `/metrics`.
-    pub metrics: SocketAddr,
-    /// `/ready`.
-    pub ready: SocketAddr,
-}
-
-/// How a sidecar is started.
-#[derive(Debug, Clone)]
-pub struct SidecarFlags {
-    /// `shop/frontend`.
-    pub pod: String,
-    /// Services that it listens for, each on a port of the system's choice.
-    pub upstreams: Vec<String>,
-    /// Endpoint address and the application behind it.
-    pub inbounds: Vec<(SocketAddr, SocketAddr)>,
-    /// Worker threads.
-    pub workers: u32,
-    /// The xDS server; none: the world's operator.
-    pub operator: Option<SocketAddr>,
-    /// More flags.
-    pub more: Vec<String>,
-}
-
-impl SidecarFlags {
-    /// A sidecar of `pod` that calls these.
-    pub fn calling(pod: &str, upstreams: &[&str]) -> Self {
-        Self {
-            pod: pod.to_owned(),
-            upstreams: upstreams.iter().map(ToString::to_string).collect(),
-            inbounds: Vec::new(),
-            workers: 1,
-            operator: None,
-            more: Vec::new(),
-        }
-    }
-
-    /// A sidecar of `pod` that takes calls at `listen` for the application at `application`.
-    pub fn serving(pod: &str, listen: SocketAddr, application: SocketAddr) -> Self {
-        Self { inbounds: vec![(listen, application)], ..Self::calling(pod, &[]) }
-    }
-
-    /// With so many worker threads.
-    pub fn workers(mut self, workers: u32) -> Self {
-        self.workers = workers;
-        self
-    }
 }
 
 impl Default for World {
@@ -208,28 +142,15 @@ impl World {
 
     /// Starts the operator, or starts it again at the addresses that it had, and waits until it is ready.
     pub async fn start_operator(&mut self) -> &Operator {
-        let [xds, admin, metrics] = match self.operator.take() {
+        let addresses = match self.operator.take() {
             Some(mut old) => {
                 old.program.kill();
-                [old.xds, old.admin, old.metrics].map(|address| address.to_string())
+                [old.xds, old.admin, old.metrics]
             }
-            None => ["127.0.0.1:0"; 3].map(str::to_owned),
+            None => [SocketAddr::from(([127, 0, 0, 1], 0)); 3],
         };
-        let source = self.source.display().to_string();
-        let flags = [
-            ("--source", source),
-            ("--xds-listen", xds),
-            ("--admin-listen", admin),
-            ("--metrics-listen", metrics),
-        ];
-        let arguments: Vec<_> =
-            flags.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]).collect();
-        let program = Program::start("fairlead-operator", "operator", &self.logs, &arguments);
-        let xds = program.address("xds", "-").await;
-        let admin = program.address("admin", "-").await;
-        let metrics = program.address("metrics", "-").await;
-        ok("the operator is ready", metrics, "/readyz").await;
-        self.operator.insert(Operator { program, xds, admin, metrics })
+        let operator = Operator::start(Some(&self.source), addresses, &self.logs).await;
+        self.operator.insert(operator)
     }
 
     /// The operator.
@@ -239,34 +160,12 @@ impl World {
 
     /// Starts a sidecar and waits until all that it listens for is in force.
     pub async fn sidecar(&self, flags: &SidecarFlags) -> Sidecar {
-        let sidecar = self.sidecar_unready(flags).await;
-        ok("the sidecar is ready", sidecar.ready, "/ready").await;
-        sidecar
+        Sidecar::start(flags, flags.operator.unwrap_or_else(|| self.operator().xds), &self.logs).await
     }
 
     /// Starts a sidecar and waits only until it listens.
     pub async fn sidecar_unready(&self, flags: &SidecarFlags) -> Sidecar {
-        let operator = flags.operator.unwrap_or_else(|| self.operator().xds);
-        let mut arguments = vec!["--operator".to_owned(), format!("http://{operator}")];
-        let mut add = |flag: &str, value: String| arguments.extend([flag.to_owned(), value]);
-        add("--pod", flags.pod.clone());
-        add("--workers", flags.workers.to_string());
-        for upstream in &flags.upstreams {
-            add("--upstream", format!("{upstream}=127.0.0.1:0"));
-        }
-        for (listen, application) in &flags.inbounds {
-            add("--inbound", format!("{listen}={application}"));
-        }
-        for listen in ["--admin-listen", "--metrics-listen", "--ready-listen"] {
-            add(listen, "127.0.0.1:0".to_owned());
-        }
-        arguments.extend(flags.more.clone());
-        let name = flags.pod.replace('/', "-");
-        let program = Program::start("fairlead-proxy", &name, &self.logs, &arguments);
-        let admin = program.address("admin", "-").await;
-        let metrics = program.address("metrics", "-").await;
-        let ready = program.address("ready", "-").await;
-        Sidecar { program, admin, metrics, ready }
+        Sidecar::start_unready(flags, flags.operator.unwrap_or_else(|| self.operator().xds), &self.logs).await
     }
 
     /// The operator's list of objects with their status.
@@ -307,28 +206,6 @@ impl World {
         })
         .await
     }
-}
-
-impl Sidecar {
-    /// Where it takes calls to `shop/reviews:9080`.
-    pub async fn upstream(&self, service: &str) -> SocketAddr {
-        self.program.address("upstream", service).await
-    }
-
-    /// A page of its admin port, as JSON.
-    pub async fn page(&self, path: &str) -> Value {
-        client::get(self.admin, path).await.unwrap().json()
-    }
-
-    /// A line of `/metrics`, by the text that it begins with.
-    pub async fn metric(&self, start: &str) -> Option<f64> {
-        let text = client::get(self.metrics, "/metrics").await.unwrap().text();
-        text.lines().find(|line| line.starts_with(start))?.rsplit(' ').next()?.parse().ok()
-    }
-}
-
-async fn ok(what: &str, address: SocketAddr, path: &str) {
-    holds(what, || async { client::get(address, path).await.is_ok_and(|answer| answer.status == 200) }).await;
 }
 
 /// A network 127.A.B.0/24 that no other world on this machine has, as long as the listener lives.

@@ -1,0 +1,41 @@
+//! The operator as a test runs it.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use crate::program::Program;
+use crate::until::answers;
+
+/// A running operator.
+#[derive(Debug)]
+pub struct Operator {
+    /// The program.
+    pub program: Program,
+    /// Where sidecars connect.
+    pub xds: SocketAddr,
+    /// `/objects`, `/clients`, `/snapshot`.
+    pub admin: SocketAddr,
+    /// `/healthz`, `/readyz`, `/metrics`.
+    pub metrics: SocketAddr,
+}
+
+impl Operator {
+    /// Starts it on a folder, or on the cluster of KUBECONFIG, with its xDS, admin and metrics addresses, and
+    /// waits until it is ready.
+    pub async fn start(source: Option<&Path>, [xds, admin, metrics]: [SocketAddr; 3], logs: &Path) -> Self {
+        let mut arguments = Vec::new();
+        let mut add = |flag: &str, value: String| arguments.extend([flag.to_owned(), value]);
+        if let Some(source) = source {
+            add("--source", source.display().to_string());
+        }
+        add("--xds-listen", xds.to_string());
+        add("--admin-listen", admin.to_string());
+        add("--metrics-listen", metrics.to_string());
+        let program = Program::start("fairlead-operator", "operator", logs, &arguments);
+        let xds = program.address("xds", "-").await;
+        let admin = program.address("admin", "-").await;
+        let metrics = program.address("metrics", "-").await;
+        answers("the operator is ready", metrics, "/readyz").await;
+        Self { program, xds, admin, metrics }
+    }
+}
