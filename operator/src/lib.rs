@@ -1,5 +1,13 @@
 //! The operator: watches objects, compiles them to a mesh, serves it as Envoy xDS v3, and writes their status.
+//!
+//! The modules in reading order; each uses only those below it.
+
+pub mod watch;
 
 pub mod xds;
 
 pub mod model;
+
+pub mod metrics;
+
+pub mod cli;

@@ -1,4 +1,22 @@
 //! xDS: the mesh in the words of Envoy, and the server that pushes it.
+//!
+//! ```text
+//! sockets: server ── hub (current snapshot) ── registry (who wants what, who acked what)
+//!             │
+//!          session (one stream, sans-io) ── wire (response messages)
+//!             │
+//!          snapshot (resources by name, encoded once) ── encode
+//! ```
+
+pub mod server;
+
+pub mod hub;
+
+pub mod registry;
+
+pub mod session;
+
+pub mod wire;
 
 pub mod snapshot;
 mod name;

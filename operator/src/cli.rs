@@ -1,0 +1,229 @@
+//! Flags and environment: what was typed ([`Cli`]) and what it means ([`Settings`]). Everything is
+//! checked before a port is bound.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use clap::{Parser, ValueEnum};
+
+/// Compiles ServiceRoutes, RateLimitPolicies and OutlierDetections with Services and their
+/// endpoints into Envoy xDS v3, and serves it.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "fairlead-operator", version)]
+pub struct Cli {
+    /// Read objects from the YAML files of this directory, and watch it, instead of the Kubernetes
+    /// API (in the cluster, or by KUBECONFIG)
+    #[arg(long, env = "FAIRLEAD_SOURCE", value_name = "DIR")]
+    source: Option<PathBuf>,
+    /// Where xDS is served
+    #[arg(long, env = "FAIRLEAD_XDS_LISTEN", value_name = "ADDR", default_value = "0.0.0.0:15010", value_parser = address)]
+    xds_listen: SocketAddr,
+    /// Where /objects, /clients and /snapshot are served: a loopback address
+    #[arg(long, env = "FAIRLEAD_ADMIN_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:15014", value_parser = address)]
+    admin_listen: SocketAddr,
+    /// Where /healthz, /readyz and /metrics are served
+    #[arg(long, env = "FAIRLEAD_METRICS_LISTEN", value_name = "ADDR", default_value = "0.0.0.0:15015", value_parser = address)]
+    metrics_listen: SocketAddr,
+    /// The name of this replica in status reports [default: the host's name]
+    #[arg(long, env = "POD_NAME", value_name = "NAME")]
+    replica: Option<String>,
+    /// How log lines are written to standard error
+    #[arg(long, env = "FAIRLEAD_LOG_FORMAT", value_enum, default_value = "text")]
+    log_format: LogFormat,
+    /// Which log lines are written, for instance info or info,fairlead_operator::xds=debug
+    #[arg(long, env = "FAIRLEAD_LOG", value_name = "FILTER", default_value = "info")]
+    log: String,
+}
+
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// What the flags mean.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where objects come from.
+    pub source: Source,
+    /// Where xDS is served.
+    pub xds: SocketAddr,
+    /// Where the admin page is served.
+    pub admin: SocketAddr,
+    /// Where metrics and readiness are served.
+    pub metrics: SocketAddr,
+    /// The name of this replica.
+    pub replica: String,
+    /// How log lines are written.
+    pub log_format: LogFormat,
+    /// Which log lines are written.
+    pub log: String,
+}
+
+/// Where objects come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The YAML files of a directory.
+    Directory(PathBuf),
+    /// The Kubernetes API, in the cluster or by KUBECONFIG.
+    Kubernetes,
+}
+
+/// A flag that makes no sense, and what to write instead.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Nonsense(String);
+
+impl Cli {
+    /// Checks what was typed.
+    pub fn interpret(self) -> Result<Settings, Nonsense> {
+        let source = match self.source {
+            None => Source::Kubernetes,
+            Some(directory) if directory.is_dir() => Source::Directory(directory),
+            Some(path) if path.exists() => {
+                return Err(Nonsense(format!(
+                    "--source {} is a file; give the directory that it is in",
+                    path.display()
+                )));
+            }
+            Some(path) if path.as_os_str().is_empty() => {
+                return Err(Nonsense(
+                    "--source is empty; give a directory, or leave it out to read the Kubernetes API".into(),
+                ));
+            }
+            Some(path) => {
+                return Err(Nonsense(format!(
+                    "--source {} does not exist; create the directory first, it may be empty",
+                    path.display()
+                )));
+            }
+        };
+        if !is_loopback(self.admin_listen.ip()) {
+            let (given, port) = (self.admin_listen, self.admin_listen.port());
+            return Err(Nonsense(format!(
+                "--admin-listen {given} can be reached from outside, and the admin page asks nobody who they are; write 127.0.0.1:{port}"
+            )));
+        }
+        let ports = [
+            ("--xds-listen", self.xds_listen),
+            ("--admin-listen", self.admin_listen),
+            ("--metrics-listen", self.metrics_listen),
+        ];
+        for (at, (flag, address)) in ports.iter().enumerate() {
+            if let Some((other, _)) = ports.iter().skip(at + 1).find(|(_, other)| collide(*address, *other)) {
+                return Err(Nonsense(format!(
+                    "{flag} and {other} have the same port {}; give each its own, or 0 for any free one",
+                    address.port()
+                )));
+            }
+        }
+        if let Err(error) = tracing_subscriber::EnvFilter::builder().parse(&self.log) {
+            return Err(Nonsense(format!(
+                "--log {:?} is no filter ({error}); write a level such as info, or info,fairlead_operator::xds=debug",
+                self.log
+            )));
+        }
+        Ok(Settings {
+            source,
+            xds: self.xds_listen,
+            admin: self.admin_listen,
+            metrics: self.metrics_listen,
+            replica: self.replica.filter(|name| !name.is_empty()).unwrap_or_else(host_name),
+            log_format: self.log_format,
+            log: self.log,
+        })
+    }
+}
+
+/// An address with a port; `localhost` is understood.
+fn address(text: &str) -> Result<SocketAddr, String> {
+    let numeric = text.strip_prefix("localhost:").map(|port| format!("127.0.0.1:{port}"));
+    numeric.as_deref().unwrap_or(text).parse().map_err(|_| {
+        if text.parse::<IpAddr>().is_ok() {
+            format!(
+                "the port is missing; write {}",
+                SocketAddr::new(text.parse().unwrap_or(IpAddr::from([127, 0, 0, 1])), 15010)
+            )
+        } else if let Some(port) =
+            text.strip_prefix(':').or(Some(text)).filter(|port| port.parse::<u16>().is_ok())
+        {
+            format!("the address is missing; write 127.0.0.1:{port}, or 0.0.0.0:{port} for all")
+        } else {
+            "not an address; write IP:PORT, for instance 127.0.0.1:15010".to_owned()
+        }
+    })
+}
+
+fn is_loopback(ip: IpAddr) -> bool {
+    ip.to_canonical().is_loopback()
+}
+
+fn collide(one: SocketAddr, other: SocketAddr) -> bool {
+    one.port() != 0
+        && one.port() == other.port()
+        && (one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified())
+}
+
+/// The host's name, which in a pod is the pod's.
+fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name = name.trim();
+    if name.is_empty() { "operator".to_owned() } else { name.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn interpret(flags: &[&str]) -> Result<Settings, String> {
+        let cli = Cli::try_parse_from([&["fairlead-operator"], flags].concat())
+            .map_err(|error| error.to_string())?;
+        cli.interpret().map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn sensible_flags_are_taken() {
+        let directory = tempfile::tempdir().unwrap();
+        let source = directory.path().to_str().unwrap();
+        let settings = interpret(&[
+            "--source",
+            source,
+            "--xds-listen",
+            "127.0.0.1:0",
+            "--admin-listen",
+            "localhost:0",
+            "--metrics-listen",
+            "[::1]:0",
+        ])
+        .unwrap();
+        assert_eq!(settings.source, Source::Directory(directory.path().to_owned()));
+        assert_eq!(settings.admin.to_string(), "127.0.0.1:0");
+        assert_eq!(interpret(&[]).unwrap().source, Source::Kubernetes);
+    }
+
+    #[test]
+    fn nonsense_is_refused_with_what_to_write() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("reviews.yaml");
+        std::fs::write(&file, "").unwrap();
+        for (flags, message) in [
+            (&["--source", "/does/not/exist"][..], "does not exist; create the directory first"),
+            (&["--source", file.to_str().unwrap()], "is a file; give the directory that it is in"),
+            (&["--admin-listen", "0.0.0.0:15014"], "write 127.0.0.1:15014"),
+            (
+                &["--xds-listen", "127.0.0.1:15015"],
+                "--xds-listen and --metrics-listen have the same port 15015",
+            ),
+            (&["--xds-listen", "15010"], "the address is missing; write 127.0.0.1:15010"),
+            (&["--xds-listen", "127.0.0.1"], "the port is missing; write 127.0.0.1:15010"),
+            (&["--xds-listen", "reviews"], "not an address; write IP:PORT"),
+            (&["--log", "fairlead=loud"], "is no filter"),
+        ] {
+            let error = interpret(flags).unwrap_err();
+            assert!(error.contains(message), "{flags:?}: {error}");
+        }
+    }
+}

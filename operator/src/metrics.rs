@@ -1,0 +1,263 @@
+//! Every metric of the operator, at `/metrics`. Labels come from small fixed sets: types, kinds,
+//! conditions; never a client's or an object's name.
+
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+
+use crate::xds::session::Protocol;
+use crate::xds::snapshot::ResourceKind;
+
+/// The metrics and where they are written from.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    streams: Family<ProtocolLabel, Gauge>,
+    pushes: Family<TypeLabel, Counter>,
+    pushed_resources: Family<TypeLabel, Counter>,
+    nacks: Family<TypeLabel, Counter>,
+    refused: Counter,
+    compile: Family<ScopeLabel, Histogram>,
+    objects: Family<ObjectLabel, Gauge>,
+    source_objects: Family<KindLabel, Gauge>,
+    source_errors: Gauge,
+    watch_failures: Counter,
+    status_writes: Family<ResultLabel, Counter>,
+    last_publish: Gauge<f64, AtomicU64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ProtocolLabel {
+    protocol: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TypeLabel {
+    r#type: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ScopeLabel {
+    scope: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KindLabel {
+    kind: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ResultLabel {
+    result: &'static str,
+}
+
+/// Objects of ours by what their status says.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ObjectLabel {
+    /// `ServiceRoute` and so on.
+    pub kind: &'static str,
+    /// `Accepted` and so on.
+    pub condition: &'static str,
+    /// `True`, `False`, `Unknown`.
+    pub status: &'static str,
+}
+
+/// How much was compiled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Everything.
+    Config,
+    /// The endpoints of some Services.
+    Endpoints,
+}
+
+/// What became of a status write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StatusWrite {
+    /// Written.
+    Written,
+    /// The API server refused it, or could not be reached.
+    Failed,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut metrics = Self {
+            registry: Registry::default(),
+            streams: Family::default(),
+            pushes: Family::default(),
+            pushed_resources: Family::default(),
+            nacks: Family::default(),
+            refused: Counter::default(),
+            // 0.1 ms to 1.6 s.
+            compile: Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.0001, 4.0, 8))),
+            objects: Family::default(),
+            source_objects: Family::default(),
+            source_errors: Gauge::default(),
+            watch_failures: Counter::default(),
+            status_writes: Family::default(),
+            last_publish: Gauge::default(),
+        };
+        metrics.register();
+        metrics
+    }
+}
+
+impl Metrics {
+    fn register(&mut self) {
+        let registry = self.registry.sub_registry_with_prefix("fairlead_operator");
+        registry.register("xds_streams", "Open xDS streams", self.streams.clone());
+        registry.register("xds_pushes", "Responses sent", self.pushes.clone());
+        registry.register(
+            "xds_pushed_resources",
+            "Resources in responses sent",
+            self.pushed_resources.clone(),
+        );
+        registry.register("xds_nacks", "Resources that a client refused", self.nacks.clone());
+        registry.register(
+            "xds_refused_streams",
+            "Streams ended for a request that makes no sense",
+            self.refused.clone(),
+        );
+        registry.register("compile_seconds", "Time from objects to a snapshot", self.compile.clone());
+        registry.register("objects", "ServiceRoutes and policies by condition", self.objects.clone());
+        registry.register("source_objects", "Objects read", self.source_objects.clone());
+        registry.register(
+            "source_errors",
+            "Files, or objects in them, that cannot be used now",
+            self.source_errors.clone(),
+        );
+        registry.register(
+            "watch_failures",
+            "Watches of the API server that had to be started again",
+            self.watch_failures.clone(),
+        );
+        registry.register("status_writes", "Status writes to the API server", self.status_writes.clone());
+        registry.register(
+            "last_publish_timestamp_seconds",
+            "When a snapshot was last published",
+            self.last_publish.clone(),
+        );
+    }
+
+    /// All of them, as Prometheus reads it (OpenMetrics text).
+    #[must_use]
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        // Writing to a String cannot fail.
+        let _ = encode(&mut text, &self.registry);
+        text
+    }
+
+    /// A stream opened.
+    pub fn stream_opened(&self, protocol: Protocol) {
+        self.streams.get_or_create(&ProtocolLabel { protocol: protocol.as_str() }).inc();
+    }
+
+    /// A stream ended.
+    pub fn stream_closed(&self, protocol: Protocol) {
+        self.streams.get_or_create(&ProtocolLabel { protocol: protocol.as_str() }).dec();
+    }
+
+    /// A response went out.
+    pub fn pushed(&self, type_url: &str, resources: usize) {
+        let label = TypeLabel { r#type: short(type_url) };
+        self.pushes.get_or_create(&label).inc();
+        self.pushed_resources.get_or_create(&label).inc_by(resources as u64);
+    }
+
+    /// A client refused a resource.
+    pub fn nacked(&self, kind: ResourceKind) {
+        self.nacks.get_or_create(&TypeLabel { r#type: short(kind.type_url()) }).inc();
+    }
+
+    /// A stream was ended because of what it asked.
+    pub fn refused(&self) {
+        self.refused.inc();
+    }
+
+    /// A snapshot was compiled and published.
+    pub fn compiled(&self, scope: Scope, took: Duration) {
+        let scope = match scope {
+            Scope::Config => "config",
+            Scope::Endpoints => "endpoints",
+        };
+        self.compile.get_or_create(&ScopeLabel { scope }).observe(took.as_secs_f64());
+        let now = jiff::Timestamp::now();
+        self.last_publish.set(now.as_millisecond() as f64 / 1000.0);
+    }
+
+    /// How many objects have this condition now; those not named have none.
+    pub fn objects(&self, counts: impl IntoIterator<Item = (ObjectLabel, i64)>) {
+        self.objects.clear();
+        for (label, count) in counts {
+            self.objects.get_or_create(&label).set(count);
+        }
+    }
+
+    /// How many objects of a kind were read.
+    pub fn source_objects(&self, kind: &'static str, count: usize) {
+        self.source_objects.get_or_create(&KindLabel { kind }).set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// How much of the source cannot be used now.
+    pub fn source_errors(&self, count: usize) {
+        self.source_errors.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// A watch failed and starts again.
+    pub fn watch_failed(&self) {
+        self.watch_failures.inc();
+    }
+
+    /// A status was written, or not.
+    pub fn status_written(&self, result: StatusWrite) {
+        let result = match result {
+            StatusWrite::Written => "written",
+            StatusWrite::Failed => "failed",
+        };
+        self.status_writes.get_or_create(&ResultLabel { result }).inc();
+    }
+}
+
+/// `cds` and so on.
+fn short(type_url: &str) -> &'static str {
+    match type_url.rsplit('.').next() {
+        Some("Listener") => "lds",
+        Some("RouteConfiguration") => "rds",
+        Some("Cluster") => "cds",
+        Some("ClusterLoadAssignment") => "eds",
+        _ => "other",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_has_the_values() {
+        let metrics = Metrics::default();
+        metrics.stream_opened(Protocol::Delta);
+        metrics.pushed(ResourceKind::Cluster.type_url(), 3);
+        metrics.nacked(ResourceKind::Route);
+        metrics.compiled(Scope::Config, Duration::from_millis(2));
+        let text = metrics.text();
+        for line in [
+            "fairlead_operator_xds_streams{protocol=\"delta\"} 1",
+            "fairlead_operator_xds_pushes_total{type=\"cds\"} 1",
+            "fairlead_operator_xds_pushed_resources_total{type=\"cds\"} 3",
+            "fairlead_operator_xds_nacks_total{type=\"rds\"} 1",
+            "fairlead_operator_compile_seconds_count{scope=\"config\"} 1",
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+    }
+}

@@ -1,0 +1,269 @@
+//! Who is connected, who wants which resource, and what each client said to it.
+//!
+//! The index by name is what makes a push cost what it should: a changed name leads straight to
+//! the streams that want it. The answers beside it are what `Programmed` is counted from.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::session::{Change, Protocol, wildcard_covers};
+use super::snapshot::{ResourceKind, ResourceName};
+
+/// How long a client that vanished without a word still counts as one that has to take changes: it
+/// very likely still runs, on its last config, and reconnects within this time.
+const REMEMBERED: Duration = Duration::from_secs(30);
+
+/// A stream's number: later streams have higher ones.
+pub type StreamId = u64;
+
+/// All streams, with an index by resource name.
+#[derive(Debug, Default)]
+pub struct Registry {
+    latest: StreamId,
+    streams: BTreeMap<StreamId, Stream>,
+    wanted: HashMap<ResourceKind, Wanted>,
+    touched: HashSet<ResourceName>,
+}
+
+/// Who wants what of one type.
+#[derive(Debug, Default)]
+struct Wanted {
+    names: HashMap<Arc<str>, HashMap<StreamId, Answer>>,
+    wildcard: HashSet<StreamId>,
+}
+
+/// What one client said about one resource.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Answer {
+    /// The version that it runs; the inner `None`: it knows that there is none.
+    pub acked: Option<Option<Arc<str>>>,
+    /// The version that it refused last, and why.
+    pub nacked: Option<(Option<Arc<str>>, Arc<str>)>,
+}
+
+/// One stream, open or lately lost.
+#[derive(Clone, Debug)]
+pub struct Stream {
+    /// `node.id`; empty until the first request.
+    pub node: Arc<str>,
+    /// Where it comes from.
+    pub peer: Option<SocketAddr>,
+    /// Which protocol it speaks.
+    pub protocol: Protocol,
+    /// When it was lost; `None` while it is open.
+    pub lost: Option<Instant>,
+    mailbox: Arc<Mailbox>,
+}
+
+/// What changed and the stream has not looked at yet.
+#[derive(Debug, Default)]
+pub struct Mailbox {
+    changed: Mutex<HashSet<ResourceName>>,
+    bell: Notify,
+}
+
+impl Mailbox {
+    fn deliver(&self, name: ResourceName) {
+        self.changed.lock().unwrap_or_else(PoisonError::into_inner).insert(name);
+        self.bell.notify_one();
+    }
+
+    /// Takes what has come.
+    pub fn take(&self) -> HashSet<ResourceName> {
+        std::mem::take(&mut *self.changed.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Waits until something has come.
+    pub async fn rings(&self) {
+        self.bell.notified().await;
+    }
+}
+
+/// How a stream ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// The client closed it, or was refused: it is gone.
+    Closed,
+    /// The connection broke: the client is probably coming back.
+    Lost,
+}
+
+impl Registry {
+    /// Streams that are open.
+    #[must_use]
+    pub fn open_streams(&self) -> usize {
+        self.streams.values().filter(|stream| stream.lost.is_none()).count()
+    }
+
+    /// Notes a new stream.
+    pub fn open(&mut self, protocol: Protocol, peer: Option<SocketAddr>) -> (StreamId, Arc<Mailbox>) {
+        self.latest += 1;
+        let mailbox = Arc::new(Mailbox::default());
+        let stream = Stream { node: "".into(), peer, protocol, lost: None, mailbox: mailbox.clone() };
+        self.streams.insert(self.latest, stream);
+        (self.latest, mailbox)
+    }
+
+    /// Notes the stream's client; an older, lost stream of the same client is forgotten.
+    pub fn name(&mut self, id: StreamId, node: &Arc<str>) {
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        stream.node.clone_from(node);
+        let replaced = |other: &Stream| other.lost.is_some() && other.node == *node;
+        let old: Vec<StreamId> =
+            self.streams.iter().filter(|(_, other)| replaced(other)).map(|(id, _)| *id).collect();
+        old.into_iter().for_each(|id| self.forget(id));
+    }
+
+    /// Notes that a stream has ended.
+    pub fn close(&mut self, id: StreamId, ending: Ending, now: Instant) {
+        match (ending, self.streams.get_mut(&id)) {
+            (Ending::Lost, Some(stream)) if !stream.node.is_empty() => {
+                stream.lost = Some(now);
+                self.touch_all(id);
+                let node = self.streams.get(&id).map(|stream| stream.node.clone());
+                // It is back already, on a later stream.
+                if self.streams.range(id + 1..).any(|(_, later)| Some(&later.node) == node.as_ref()) {
+                    self.forget(id);
+                }
+            }
+            _ => self.forget(id),
+        }
+    }
+
+    /// Forgets who was lost long ago.
+    pub fn expire(&mut self, now: Instant) {
+        let over = |stream: &Stream| stream.lost.is_some_and(|lost| now.duration_since(lost) >= REMEMBERED);
+        let old: Vec<StreamId> =
+            self.streams.iter().filter(|(_, stream)| over(stream)).map(|(id, _)| *id).collect();
+        old.into_iter().for_each(|id| self.forget(id));
+    }
+
+    /// Takes over what happened on a stream.
+    pub fn apply(&mut self, id: StreamId, changes: Vec<Change>) {
+        for change in changes {
+            match change {
+                Change::Subscribed(kind, name) => {
+                    self.answer(id, kind, &name);
+                }
+                Change::Forgotten(kind, name) => {
+                    let names = &mut self.wanted.entry(kind).or_default().names;
+                    if let Some(streams) = names.get_mut(&name) {
+                        streams.remove(&id);
+                        if streams.is_empty() {
+                            names.remove(&name);
+                        }
+                    }
+                    self.touched.insert((kind, name));
+                }
+                Change::Wildcard(kind, true) => {
+                    self.wanted.entry(kind).or_default().wildcard.insert(id);
+                }
+                Change::Wildcard(kind, false) => {
+                    self.wanted.entry(kind).or_default().wildcard.remove(&id);
+                }
+                Change::Acked(kind, name, version) => {
+                    *self.answer(id, kind, &name) = Answer { acked: Some(version), nacked: None };
+                }
+                Change::Nacked(kind, name, version, message) => {
+                    self.answer(id, kind, &name).nacked = Some((version, message));
+                }
+            }
+        }
+    }
+
+    /// Tells the streams that want it that a resource changed.
+    pub fn publish(&mut self, changed: impl IntoIterator<Item = ResourceName>) {
+        for (kind, name) in changed {
+            if let Some(wanted) = self.wanted.get(&kind) {
+                let by_name = wanted.names.get(&name).into_iter().flat_map(HashMap::keys);
+                for id in by_name.chain(&wanted.wildcard) {
+                    if let Some(stream) = self.streams.get(id).filter(|stream| stream.lost.is_none()) {
+                        stream.mailbox.deliver((kind, name.clone()));
+                    }
+                }
+            }
+            self.touched.insert((kind, name));
+        }
+    }
+
+    /// The names about which something changed since the last call.
+    pub fn take_touched(&mut self) -> HashSet<ResourceName> {
+        std::mem::take(&mut self.touched)
+    }
+
+    /// Who wants this resource, with what each said: one entry a client, by its latest stream.
+    #[must_use]
+    pub fn subscribers(&self, kind: ResourceKind, name: &str) -> Vec<Subscriber<'_>> {
+        let Some(wanted) = self.wanted.get(&kind) else { return Vec::new() };
+        let mut ids: Vec<StreamId> =
+            wanted.names.get(name).into_iter().flat_map(HashMap::keys).copied().collect();
+        if !wanted.wildcard.is_empty() && wildcard_covers(kind, name) {
+            ids.extend(&wanted.wildcard);
+        }
+        ids.sort_unstable();
+        ids.dedup();
+        let mut latest: BTreeMap<&str, Subscriber<'_>> = BTreeMap::new();
+        for id in ids {
+            let Some(stream) = self.streams.get(&id) else { continue };
+            let answer = wanted.names.get(name).and_then(|streams| streams.get(&id));
+            latest.insert(&stream.node, Subscriber { id, stream, answer });
+        }
+        latest.into_values().collect()
+    }
+
+    /// All streams, in the order in which they were opened.
+    pub fn streams(&self) -> impl Iterator<Item = (StreamId, &Stream)> {
+        self.streams.iter().map(|(id, stream)| (*id, stream))
+    }
+
+    /// What a stream wants by name, or was sent, with what it said.
+    pub fn answers(&self, id: StreamId) -> impl Iterator<Item = (ResourceKind, &Arc<str>, &Answer)> {
+        self.wanted.iter().flat_map(move |(kind, wanted)| {
+            wanted.names.iter().filter_map(move |(name, streams)| Some((*kind, name, streams.get(&id)?)))
+        })
+    }
+
+    /// The types of which a stream wants everything.
+    pub fn wildcards(&self, id: StreamId) -> impl Iterator<Item = ResourceKind> {
+        self.wanted.iter().filter(move |(_, wanted)| wanted.wildcard.contains(&id)).map(|(kind, _)| *kind)
+    }
+
+    fn answer(&mut self, id: StreamId, kind: ResourceKind, name: &Arc<str>) -> &mut Answer {
+        self.touched.insert((kind, name.clone()));
+        let names = &mut self.wanted.entry(kind).or_default().names;
+        names.entry(name.clone()).or_default().entry(id).or_default()
+    }
+
+    fn forget(&mut self, id: StreamId) {
+        self.touch_all(id);
+        for wanted in self.wanted.values_mut() {
+            wanted.wildcard.remove(&id);
+            wanted.names.retain(|_, streams| {
+                streams.remove(&id);
+                !streams.is_empty()
+            });
+        }
+        self.streams.remove(&id);
+    }
+
+    fn touch_all(&mut self, id: StreamId) {
+        let names: Vec<ResourceName> = self.answers(id).map(|(kind, name, _)| (kind, name.clone())).collect();
+        self.touched.extend(names);
+    }
+}
+
+/// A client that wants a resource.
+#[derive(Clone, Copy, Debug)]
+pub struct Subscriber<'a> {
+    /// Its latest stream.
+    pub id: StreamId,
+    /// That stream.
+    pub stream: &'a Stream,
+    /// What it said; `None`: nothing yet.
+    pub answer: Option<&'a Answer>,
+}

@@ -1,0 +1,346 @@
+//! `envoy.service.discovery.v3.AggregatedDiscoveryService` over gRPC: the sockets around the
+//! session.
+//!
+//! A stream is no task: it is the response body, polled by its HTTP/2 connection when the client
+//! has room. So a slow client costs one response in memory and delays nobody, and a stream that is
+//! dropped takes its entry in the registry with it.
+
+mod codec;
+
+use std::convert::Infallible;
+use std::future::{Future, Ready, ready};
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
+use futures::stream::BoxStream;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tonic::codegen::{Service, http};
+use tonic::server::{Grpc, NamedService, StreamingService};
+use tonic::transport::server::TcpIncoming;
+use tonic::{Code, Request, Status, Streaming};
+
+use self::codec::Codec;
+use super::hub::Hub;
+use super::registry::{Ending, Mailbox, StreamId};
+use super::session::{Limits, Protocol, Refusal, Response, Session};
+use crate::metrics::Metrics;
+
+/// Streams that are served at the same time; one more is told to go elsewhere.
+const STREAMS: usize = 10_000;
+/// Streams on one connection: a client needs one, a gRPC client perhaps a few.
+const STREAMS_A_CONNECTION: u32 = 32;
+/// A request of 10,000 names of 100 bytes with their versions is 1.2 MB.
+const REQUEST_BYTES: usize = 4 << 20;
+/// A dead peer is noticed within a minute, also where it never closes.
+const KEEPALIVE: Duration = Duration::from_secs(30);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+/// Listeners and routes wait this long at most for a client to take new clusters, and clusters as
+/// long for it to let go of routes. Many round trips; little for a person who waits.
+const HOLD: Duration = Duration::from_secs(2);
+
+/// Serves xDS on `listener` until `shutdown` is true. Then every stream ends with `UNAVAILABLE`,
+/// which tells clients to keep what they have and to connect again.
+pub async fn serve(
+    listener: TcpListener,
+    hub: Arc<Hub>,
+    metrics: Arc<Metrics>,
+    mut shutdown: watch::Receiver<bool>,
+) -> Result<(), tonic::transport::Error> {
+    let service = Ads { hub, metrics, shutdown: shutdown.clone() };
+    tonic::transport::Server::builder()
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .max_concurrent_streams(STREAMS_A_CONNECTION)
+        .add_service(service)
+        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), async move {
+            // An error means that the sender is gone, and the process with it.
+            let _ = shutdown.wait_for(|stop| *stop).await;
+        })
+        .await
+}
+
+/// The gRPC service.
+#[derive(Clone, Debug)]
+struct Ads {
+    hub: Arc<Hub>,
+    metrics: Arc<Metrics>,
+    shutdown: watch::Receiver<bool>,
+}
+
+impl NamedService for Ads {
+    const NAME: &'static str = "envoy.service.discovery.v3.AggregatedDiscoveryService";
+}
+
+impl Service<http::Request<tonic::body::Body>> for Ads {
+    type Response = http::Response<tonic::body::Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<tonic::body::Body>) -> Self::Future {
+        let ads = self.clone();
+        match request.uri().path().rsplit('/').next() {
+            Some("DeltaAggregatedResources") => {
+                Box::pin(async move { Ok(ads.stream::<DeltaDiscoveryRequest>(request).await) })
+            }
+            Some("StreamAggregatedResources") => {
+                Box::pin(async move { Ok(ads.stream::<DiscoveryRequest>(request).await) })
+            }
+            _ => Box::pin(ready(Ok(Status::unimplemented(
+                "only DeltaAggregatedResources and StreamAggregatedResources are served",
+            )
+            .into_http()))),
+        }
+    }
+}
+
+impl Ads {
+    async fn stream<R: DiscoveryMessage>(
+        self,
+        request: http::Request<tonic::body::Body>,
+    ) -> http::Response<tonic::body::Body> {
+        Grpc::new(Codec::<R>::default())
+            .max_decoding_message_size(REQUEST_BYTES)
+            .max_encoding_message_size(usize::MAX) // State of the world cannot be cut in pieces.
+            .streaming(self, request)
+            .await
+    }
+}
+
+impl<R: DiscoveryMessage> StreamingService<R> for Ads {
+    type Response = Response;
+    type ResponseStream = BoxStream<'static, Result<Response, Status>>;
+    type Future = Ready<Result<tonic::Response<Self::ResponseStream>, Status>>;
+
+    fn call(&mut self, request: Request<Streaming<R>>) -> Self::Future {
+        let peer = request.remote_addr();
+        ready(Stream::open(self, peer, request.into_inner()).map(|stream| {
+            let responses = futures::stream::unfold(stream, |mut stream| async move {
+                let next = stream.next().await?;
+                Some((next, stream))
+            });
+            tonic::Response::new(Box::pin(responses) as Self::ResponseStream)
+        }))
+    }
+}
+
+/// A request of one of the two protocols.
+trait DiscoveryMessage: prost::Message + Default + Send + 'static {
+    const PROTOCOL: Protocol;
+    fn give_to(self, session: &mut Session) -> Result<(), Refusal>;
+}
+
+impl DiscoveryMessage for DeltaDiscoveryRequest {
+    const PROTOCOL: Protocol = Protocol::Delta;
+    fn give_to(self, session: &mut Session) -> Result<(), Refusal> {
+        session.delta(self)
+    }
+}
+
+impl DiscoveryMessage for DiscoveryRequest {
+    const PROTOCOL: Protocol = Protocol::State;
+    fn give_to(self, session: &mut Session) -> Result<(), Refusal> {
+        session.state(self)
+    }
+}
+
+/// One open stream.
+struct Stream<R> {
+    id: StreamId,
+    session: Session,
+    mailbox: Arc<Mailbox>,
+    requests: Streaming<R>,
+    hub: Arc<Hub>,
+    metrics: Arc<Metrics>,
+    shutdown: watch::Receiver<bool>,
+    /// When what waits is let go.
+    hold: Option<Instant>,
+    /// Nothing more comes.
+    over: bool,
+    ending: Ending,
+}
+
+/// What a stream waits for.
+enum Event<R> {
+    Request(Result<Option<R>, Status>),
+    Changed,
+    HeldLongEnough,
+    Shutdown,
+}
+
+impl<R: DiscoveryMessage> Stream<R> {
+    fn open(ads: &Ads, peer: Option<SocketAddr>, requests: Streaming<R>) -> Result<Self, Status> {
+        let mut registry = ads.hub.registry();
+        if registry.open_streams() >= STREAMS {
+            return Err(Status::resource_exhausted(format!(
+                "this replica serves {STREAMS} streams already; connect to another one"
+            )));
+        }
+        let (id, mailbox) = registry.open(R::PROTOCOL, peer);
+        ads.metrics.stream_opened(R::PROTOCOL);
+        Ok(Self {
+            id,
+            session: Session::new(R::PROTOCOL, Limits::default()),
+            mailbox,
+            requests,
+            hub: ads.hub.clone(),
+            metrics: ads.metrics.clone(),
+            shutdown: ads.shutdown.clone(),
+            hold: None,
+            over: false,
+            ending: Ending::Lost,
+        })
+    }
+
+    /// The next message for the client.
+    async fn next(&mut self) -> Option<Result<Response, Status>> {
+        while !self.over {
+            if let Some(response) = self.respond() {
+                return Some(Ok(response));
+            }
+            match self.wait().await {
+                Event::Request(Ok(Some(request))) => {
+                    if let Err(refusal) = self.take(request) {
+                        return Some(Err(self.refuse(&refusal.to_string())));
+                    }
+                }
+                Event::Request(Ok(None)) => {
+                    self.ending = Ending::Closed;
+                    self.over = true;
+                }
+                Event::Request(Err(status)) => return self.fail(&status).map(Err),
+                Event::Changed => {}
+                Event::HeldLongEnough => {
+                    tracing::debug!(
+                        stream = self.id,
+                        node = self.node(),
+                        "client does not answer; sending what waited for it"
+                    );
+                    self.session.release();
+                }
+                Event::Shutdown => {
+                    self.over = true;
+                    return Some(Err(Status::unavailable(
+                        "the operator is shutting down; keep your config and connect again",
+                    )));
+                }
+            }
+        }
+        None
+    }
+
+    /// A response, if one may go out now.
+    fn respond(&mut self) -> Option<Response> {
+        for (kind, name) in self.mailbox.take() {
+            self.session.changed(kind, &name);
+        }
+        let snapshot = self.hub.snapshot();
+        let response = self.session.next(&*snapshot);
+        self.report();
+        self.hold = match (&self.hold, self.session.holds()) {
+            (_, false) => None,
+            (Some(since), true) => Some(*since),
+            (None, true) => Some(Instant::now() + HOLD),
+        };
+        if let Some(response) = &response {
+            self.metrics.pushed(response.type_url(), response.len());
+        }
+        response
+    }
+
+    async fn wait(&mut self) -> Event<R> {
+        let held = self.hold;
+        let held_long_enough = async move {
+            match held {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        let event = tokio::select! {
+            request = self.requests.message() => Event::Request(request),
+            () = self.mailbox.rings() => Event::Changed,
+            () = held_long_enough => Event::HeldLongEnough,
+            _ = self.shutdown.wait_for(|stop| *stop) => Event::Shutdown,
+        };
+        if matches!(event, Event::HeldLongEnough) {
+            self.hold = None;
+        }
+        event
+    }
+
+    fn take(&mut self, request: R) -> Result<(), Refusal> {
+        let named = self.session.node().is_some();
+        request.give_to(&mut self.session)?;
+        if !named {
+            if let Some(node) = self.session.node() {
+                tracing::info!(stream = self.id, %node, protocol = R::PROTOCOL.as_str(), "client connected");
+                self.hub.registry().name(self.id, node);
+            }
+        }
+        // Before the snapshot is looked at, see hub.rs.
+        self.report();
+        Ok(())
+    }
+
+    /// Tells the registry, and through it status, what happened.
+    fn report(&mut self) {
+        let changes = self.session.take_changes();
+        if changes.is_empty() {
+            return;
+        }
+        for change in &changes {
+            if let super::session::Change::Nacked(kind, name, _, message) = change {
+                self.metrics.nacked(*kind);
+                tracing::warn!(stream = self.id, node = self.node(), resource = %name, kind = ?kind, %message, "client refused a resource");
+            }
+        }
+        self.hub.registry().apply(self.id, changes);
+        self.hub.notify();
+    }
+
+    fn refuse(&mut self, reason: &str) -> Status {
+        self.over = true;
+        self.ending = Ending::Closed;
+        self.metrics.refused();
+        tracing::warn!(stream = self.id, node = self.node(), reason, "client refused");
+        Status::invalid_argument(reason)
+    }
+
+    /// The client sent what cannot be read, or its connection broke.
+    fn fail(&mut self, status: &Status) -> Option<Status> {
+        self.over = true;
+        match status.code() {
+            Code::Internal => Some(self.refuse(&format!("the request cannot be read: {}", status.message()))),
+            Code::OutOfRange | Code::ResourceExhausted => {
+                Some(self.refuse(&format!(
+                    "a request may have {REQUEST_BYTES} bytes at most: {}",
+                    status.message()
+                )))
+            }
+            _ => None,
+        }
+    }
+
+    fn node(&self) -> &str {
+        self.session.node().map_or("", |node| node)
+    }
+}
+
+impl<R> Drop for Stream<R> {
+    fn drop(&mut self) {
+        let node = self.session.node().map_or("", |node| node);
+        tracing::info!(stream = self.id, node, ending = ?self.ending, "client disconnected");
+        self.hub.registry().close(self.id, self.ending, Instant::now());
+        self.metrics.stream_closed(self.session.protocol());
+        self.hub.notify();
+    }
+}
