@@ -10,3 +10,6 @@
 )]
 
 mod cluster;
+mod crds;
+mod policies;
+mod rollout;

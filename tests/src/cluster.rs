@@ -4,11 +4,17 @@
 //! namespace of its own, which ends with it.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::Value;
+use tokio::sync::{Mutex, MutexGuard};
+
+use crate::operator::Operator;
+use crate::program;
 
 /// A namespace of the cluster for one test.
 #[derive(Debug)]
@@ -32,6 +38,15 @@ impl Cluster {
         let cluster = Self { namespace, logs: crate::program::logs() };
         kubectl(&["create", "namespace", &cluster.namespace], "").expect("a new namespace");
         cluster
+    }
+
+    /// Starts the operator on the cluster, as soon as no other test has one: two would write the same status.
+    pub async fn operator(&self) -> OnlyOperator {
+        static ONE: Mutex<()> = Mutex::const_new(());
+        let turn = ONE.lock().await;
+        install_crds();
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        OnlyOperator { operator: Operator::start(None, [any; 3], &self.logs).await, _turn: turn }
     }
 
     /// Applies YAML in this namespace.
@@ -59,6 +74,21 @@ impl Cluster {
     }
 }
 
+/// The operator, with the right to be the only one.
+#[derive(Debug)]
+pub struct OnlyOperator {
+    operator: Operator,
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl std::ops::Deref for OnlyOperator {
+    type Target = Operator;
+
+    fn deref(&self) -> &Operator {
+        &self.operator
+    }
+}
+
 impl Default for Cluster {
     fn default() -> Self {
         Self::new()
@@ -74,6 +104,48 @@ impl Drop for Cluster {
         }
         let _ = kubectl(&["delete", "namespace", &self.namespace, "--wait=false"], "");
     }
+}
+
+/// Installs our CRDs, once a test run.
+pub fn install_crds() {
+    static DONE: OnceLock<()> = OnceLock::new();
+    DONE.get_or_init(|| {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crds/generated");
+        let folder = folder.display().to_string();
+        kubectl(&["apply", "--server-side", "-f", &folder], "").unwrap_or_else(|error| panic!("{error}"));
+        kubectl(&["wait", "--for=condition=Established", "--timeout=30s", "-f", &folder], "")
+            .unwrap_or_else(|error| panic!("{error}"));
+    });
+}
+
+/// Builds the image of `fairlead-test-server` and loads it on every node; its name.
+pub fn load_test_server() -> &'static str {
+    const NAME: &str = "localhost/fairlead-test-server:1";
+    static DONE: OnceLock<()> = OnceLock::new();
+    DONE.get_or_init(|| {
+        let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("cluster");
+        let archive = program::folder().join("fairlead-test-server.tar");
+        let server = format!("{}:/server", program::path("fairlead-test-server").display());
+        run(Command::new(tools.join("image"))
+            .arg(NAME)
+            .arg(&archive)
+            .args(["--entrypoint", "/server"])
+            .args(["--with-libraries", &server]));
+        run(Command::new(tools.join("cluster")).arg("load").arg(&archive));
+    });
+    NAME
+}
+
+/// An address of the node that the tests run on, which its pods and other nodes reach.
+pub fn node_address() -> IpAddr {
+    let path = "jsonpath={.items[0].status.addresses[?(@.type==\"InternalIP\")].address}";
+    let addresses = kubectl(&["get", "nodes", "-o", path], "").unwrap_or_else(|error| panic!("{error}"));
+    addresses.split(' ').next().and_then(|address| address.parse().ok()).expect("a node has an address")
+}
+
+fn run(command: &mut Command) {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// `kubectl ARGUMENTS`, in no namespace: its output, or its errors.
