@@ -8,7 +8,7 @@ use http::StatusCode;
 
 use super::outlier::{Health, Judgement, Phase, judge};
 use super::{Cluster, Endpoint, OutlierSettings};
-use crate::failure::Kind;
+use crate::failure::{At, Failure, Kind};
 
 /// How an attempt at an endpoint ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,9 +19,21 @@ pub enum Outcome {
     Status(StatusCode),
     /// It answered with this gRPC status; any, good or bad.
     Grpc(u32),
-    /// There was no answer, or not all of it. What this sidecar refused by itself (a full pool, a limit) may
-    /// be passed in as well: it is ignored.
+    /// There was no answer, or not all of it, and the endpoint may be to blame. [`Outcome::of`] tells; a time
+    /// that was over while the request still waited for a connection is our own doing.
     Failure(Kind),
+    /// It ended by our own doing, or the caller's: it says nothing about the endpoint.
+    Local,
+}
+
+impl Outcome {
+    /// What a failure says about the endpoint: only what arose there counts.
+    pub fn of(failure: &Failure) -> Self {
+        match failure.at {
+            At::Upstream => Self::Failure(failure.kind),
+            At::Downstream | At::Local => Self::Local,
+        }
+    }
 }
 
 /// An endpoint that counts this attempt as in flight until it is dropped.
