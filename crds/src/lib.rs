@@ -46,7 +46,7 @@ pub use route_match::{
 };
 pub use service_route::{RouteRule, ServiceRoute, ServiceRouteSpec, Timeouts};
 pub use status::{LastError, Rollout, Status};
-pub use validate::{Object, Violation, admit, validate};
+pub use validate::{Object, Violation, admit, is_ours, validate};
 
 /// The API group of every kind here.
 pub const GROUP: &str = "fairlead.dev";

@@ -18,6 +18,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::OnceLock;
 
+use kube::core::ObjectMeta;
 use kube::core::cel::{self, CompiledSchema, ErrorKind, ValidationError};
 use serde_json::Value;
 
@@ -56,6 +57,28 @@ pub enum Object {
     OutlierDetection(Box<OutlierDetection>),
     /// A RateLimitPolicy.
     RateLimitPolicy(Box<RateLimitPolicy>),
+}
+
+impl Object {
+    /// `ServiceRoute`, `OutlierDetection` or `RateLimitPolicy`.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::ServiceRoute(_) => "ServiceRoute",
+            Self::OutlierDetection(_) => "OutlierDetection",
+            Self::RateLimitPolicy(_) => "RateLimitPolicy",
+        }
+    }
+
+    /// Name, namespace and the rest.
+    #[must_use]
+    pub fn metadata(&self) -> &ObjectMeta {
+        match self {
+            Self::ServiceRoute(route) => &route.metadata,
+            Self::OutlierDetection(policy) => &policy.metadata,
+            Self::RateLimitPolicy(policy) => &policy.metadata,
+        }
+    }
 }
 
 /// Whether an object is one of ours to judge: its group is `fairlead.dev`, whatever version and kind it says.
