@@ -34,7 +34,10 @@ pub enum Body {
 /// Content that arrives piece by piece.
 pub trait Source: Send {
     /// The next piece, as [`http_body::Body::poll_frame`].
-    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>>;
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>>;
 
     /// Whether nothing more follows; false where that is not known yet.
     fn is_end_stream(&self) -> bool {
@@ -70,7 +73,10 @@ impl http_body::Body for Body {
     type Data = Bytes;
     type Error = Error;
 
-    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         match self.get_mut() {
             Self::Empty => Poll::Ready(None),
             body @ Self::Bytes(_) => {
@@ -151,7 +157,7 @@ pub enum Error {
     Io(#[from] io::Error),
     /// The HTTP/2 stream failed.
     #[error("HTTP/2: {0}")]
-    Http2(hyper::Error),
+    Http2(#[source] hyper::Error),
     /// The exchange that the body belongs to is over.
     #[error("the exchange is over")]
     Stale,
@@ -181,7 +187,9 @@ mod tests {
     fn bytes_come_once() {
         let mut body = Body::from("four");
         let mut context = Context::from_waker(std::task::Waker::noop());
-        let Poll::Ready(Some(Ok(frame))) = Pin::new(&mut body).poll_frame(&mut context) else { panic!("no frame") };
+        let Poll::Ready(Some(Ok(frame))) = Pin::new(&mut body).poll_frame(&mut context) else {
+            panic!("no frame")
+        };
         assert_eq!(frame.into_data().ok().as_deref(), Some(&b"four"[..]));
         assert!(body.is_end_stream());
         assert!(matches!(Pin::new(&mut body).poll_frame(&mut context), Poll::Ready(None)));

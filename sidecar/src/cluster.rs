@@ -163,6 +163,13 @@ impl Cluster {
         Some(Picked::new(Arc::clone(self), Arc::clone(endpoint), probe))
     }
 
+    /// This very endpoint for the next attempt, if it is still one and gets ordinary requests: a connection to
+    /// it came free while another was waited for.
+    pub fn claim(self: &Arc<Self>, address: SocketAddr) -> Option<Picked> {
+        let endpoint = self.healthy.iter().find(|endpoint| endpoint.settings.address == address)?;
+        (!endpoint.is_out()).then(|| Picked::new(Arc::clone(self), Arc::clone(endpoint), false))
+    }
+
     /// Whether so few endpoints are in that all are used: Envoy's panic, `minHealthyPercent`.
     pub fn panicking(&self) -> bool {
         self.too_few(self.in_rotation())
@@ -170,22 +177,16 @@ impl Cluster {
 
     /// How many endpoints are ejected or probed at present.
     pub fn ejected(&self) -> usize {
-        self.endpoints.iter().filter(|endpoint| self.is_out(endpoint)).count()
+        self.endpoints.iter().filter(|endpoint| endpoint.is_out()).count()
     }
 
     /// How many endpoints get ordinary requests at present.
     pub fn in_rotation(&self) -> usize {
-        self.healthy.iter().filter(|endpoint| !self.is_out(endpoint)).count()
+        self.healthy.iter().filter(|endpoint| !endpoint.is_out()).count()
     }
 
     fn too_few(&self, in_rotation: usize) -> bool {
         (in_rotation as f64) * 100.0 < self.settings.panic_threshold * (self.endpoints.len() as f64)
-    }
-
-    /// Whether the endpoint gets no ordinary requests under these settings. An ejection that the configuration
-    /// before brought about at its last moment binds nobody who detects nothing, or only looks on.
-    fn is_out(&self, endpoint: &Endpoint) -> bool {
-        endpoint.is_out() && self.settings.outlier.as_ref().is_some_and(|outlier| !outlier.shadow)
     }
 
     fn nobody_out(&self) -> bool {

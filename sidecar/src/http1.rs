@@ -26,6 +26,11 @@ use std::time::Duration;
 pub use informational::Informational;
 pub use upgrade::{Io, Upgraded};
 
+/// Gives the maps of a request's head, which nobody needs any more, to the next one.
+pub fn recycle(parts: http::request::Parts) {
+    buffers::give_maps(parts.headers, parts.extensions);
+}
+
 /// What a connection will take before it refuses. One value for the whole proxy.
 #[derive(Debug, Clone)]
 pub struct Limits {

@@ -2,6 +2,14 @@
 //!
 //! Read from the top: each module uses only what stands below it.
 
+pub mod run;
+pub mod admin;
+pub mod accept;
+pub mod outbound;
+pub mod inbound;
+pub mod opaque;
+pub mod exchange;
+pub mod proxy;
 pub mod xds;
 pub mod config;
 pub mod route;
@@ -15,3 +23,6 @@ pub mod body;
 pub mod failure;
 pub mod drain;
 pub mod spawn;
+pub mod access_log;
+pub mod metrics;
+pub mod cli;

@@ -12,7 +12,8 @@
 //! (an authority in upper case is copied once). Picking one of several backends takes a mutex for as long as
 //! the list is walked; a rule with one backend takes none. A rewrite builds the new path: one allocation.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -23,6 +24,7 @@ use crate::failure::Failure;
 pub use crate::matcher::{
     BadRegex, HeaderMatcher, PathMatcher, QueryMatcher, RouteMatcher, ValueMatcher, part_regex, whole_regex,
 };
+use crate::metrics::Handles;
 use crate::retry::RetryPolicy;
 
 mod backends;
@@ -47,6 +49,7 @@ pub struct RouteTable {
     /// The names of all clusters that any route leads to; a [`Backend`] points into this list.
     pub clusters: Vec<Arc<str>>,
     domains: virtual_host::Domains,
+    handles: HashMap<Arc<str>, OnceLock<Arc<Handles>>>,
 }
 
 /// One rule with all that it sets.
@@ -113,7 +116,14 @@ impl RouteTable {
         ignore_port: bool,
     ) -> Result<Self, DuplicateDomain> {
         let domains = virtual_host::Domains::new(&virtual_hosts, ignore_port)?;
-        Ok(Self { name, virtual_hosts, clusters, domains })
+        let rules = virtual_hosts.iter().flat_map(|host| host.routes.iter());
+        let handles = rules.map(|route| (Arc::clone(&route.name), OnceLock::new())).collect();
+        Ok(Self { name, virtual_hosts, clusters, domains, handles })
+    }
+
+    /// Where the requests of this rule are counted; set by the first of them.
+    pub fn handles(&self, rule: &str) -> Option<&OnceLock<Arc<Handles>>> {
+        self.handles.get(rule)
     }
 
     /// The rule that carries this request: the first that matches, of the virtual host that its authority

@@ -13,5 +13,3 @@
 pub mod client;
 pub mod subscription;
 pub mod decode;
-#[cfg(test)]
-mod testing;

@@ -8,8 +8,9 @@ use jiff::Timestamp;
 use kube::api::ObjectMeta;
 
 use super::inputs::Inputs;
+use super::mesh::{PortName, port_name};
 use super::nearest;
-use super::object::{Kind, ObjectKey, ObjectRef, PortName, port_name};
+use super::object::{Kind, ObjectKey, ObjectRef};
 use super::problem::{Condition, Problems};
 use super::service::{Protocol, Service, ServiceKind, ServicePort};
 
@@ -101,7 +102,7 @@ impl<'a> Attached<'a> {
                 self.named.entry(claim.key).or_default().insert(service.key.clone());
                 if !spec.rules.is_empty() {
                     if port.protocol == Protocol::Opaque {
-                        if parent.port.is_some() || only_bytes(service) {
+                        if parent.port.is_some() {
                             problems.note(&object, Condition::Accepted, "OpaquePort", opaque_port(&name));
                         }
                     } else {
@@ -272,11 +273,6 @@ pub fn find_port(service: &Service, number: u16) -> Result<&ServicePort, String>
         let those = if numbers.is_empty() { "no TCP port".to_owned() } else { numbers.join(", ") };
         format!("Service {} has no TCP port {number}; it has {those}", service.key)
     })
-}
-
-/// Whether nothing but bytes is carried on any of its ports.
-pub fn only_bytes(service: &Service) -> bool {
-    service.ports.iter().all(|port| port.protocol == Protocol::Opaque)
 }
 
 fn opaque_port(port: &str) -> String {

@@ -193,7 +193,11 @@ fn take(left: &mut u64, buffer: &mut BytesMut) -> Option<Bytes> {
 fn size_line(buffer: &mut BytesMut) -> Result<Option<(u64, usize)>, Error> {
     let within = buffer.get(..MAX_SIZE_LINE).unwrap_or(buffer);
     let Some(end) = memchr::memchr(b'\n', within) else {
-        return if within.len() == MAX_SIZE_LINE { Err(Error::Malformed("chunk size line too long")) } else { Ok(None) };
+        return if within.len() == MAX_SIZE_LINE {
+            Err(Error::Malformed("chunk size line too long"))
+        } else {
+            Ok(None)
+        };
     };
     let Some((b'\r', line)) = within.get(..end).and_then(<[u8]>::split_last) else {
         return Err(Error::Malformed("chunk size line ends in a bare LF"));
@@ -230,7 +234,9 @@ fn are_extensions(mut rest: &[u8]) -> bool {
         rest = after;
         if let Some((b'=', value)) = skip_blanks(rest).split_first() {
             let value = skip_blanks(value);
-            let Some(after) = (if value.first() == Some(&b'"') { skip_quoted(value) } else { skip_token(value) }) else {
+            let Some(after) =
+                (if value.first() == Some(&b'"') { skip_quoted(value) } else { skip_token(value) })
+            else {
                 return false;
             };
             rest = after;
@@ -280,7 +286,9 @@ fn trailers(buffer: &mut BytesMut, scan: &mut Scan) -> Result<Option<HeaderMap>,
             buffer.advance(2);
             return Ok(Some(HeaderMap::new()));
         }
-        _ => scan.end_of_trailers(buffer, MAX_TRAILERS).map_err(|broken| Error::Malformed(broken.reason()))?,
+        _ => {
+            scan.end_of_trailers(buffer, MAX_TRAILERS).map_err(|broken| Error::Malformed(broken.reason()))?
+        }
     };
     let Some(end) = end else { return Ok(None) };
     let block = buffer.split_to(end).freeze();
@@ -291,7 +299,8 @@ fn trailers(buffer: &mut BytesMut, scan: &mut Scan) -> Result<Option<HeaderMap>,
     };
     let mut map = HeaderMap::with_capacity(parsed.len());
     for field in parsed {
-        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| Error::Malformed("trailer name"))?;
+        let name =
+            HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| Error::Malformed("trailer name"))?;
         if fields::is_never_a_trailer(&name) {
             continue;
         }

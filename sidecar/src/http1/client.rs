@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
+use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body::Body as _;
 use tokio::io::AsyncReadExt;
@@ -106,13 +107,21 @@ impl Connection {
 
     /// Sends a request and waits for the head of the answer. Polling the answer's body carries on the upload.
     /// Dropping the future, or the body before its end, drops the connection.
-    pub async fn send(mut self, request: Request<Body>) -> Result<Response<Body>, SendError> {
+    pub async fn send(self, request: Request<Body>) -> Result<Response<Body>, SendError> {
+        let (parts, body) = request.into_parts();
+        let answer = self.send_parts(&parts, body).await;
+        buffers::give_maps(parts.headers, parts.extensions);
+        answer
+    }
+
+    /// As [`send`](Self::send), for a request whose head may be needed for another attempt.
+    pub async fn send_parts(mut self, parts: &Parts, body: Body) -> Result<Response<Body>, SendError> {
         let reused = self.0.requests > 0;
         if !self.is_reusable() {
             let reason = "the connection was closed while it was idle".into();
             return Err(SendError { cause: Cause::Reset, request_sent: false, reused, reason });
         }
-        let asked = self.0.begin(request);
+        let asked = self.0.begin(parts, body);
         let came = poll_fn(|context| self.0.poll_head(context, &asked)).await;
         match came {
             Ok(head) => self.answer(head, &asked),
@@ -128,7 +137,8 @@ impl Connection {
         let inner = &mut *self.0;
         inner.keep_alive = keep_alive && !inner.last;
         inner.decoder = Decoder::new(framing);
-        let goes_on = inner.keep_alive && !response.status().is_client_error() && !response.status().is_server_error();
+        let goes_on =
+            inner.keep_alive && !response.status().is_client_error() && !response.status().is_server_error();
         if !goes_on {
             inner.keep_alive &= inner.upload.is_done();
         }
@@ -167,7 +177,11 @@ impl Connection {
     fn switch(mut self, mut response: Response<Body>, asked: &Asked) -> Result<Response<Body>, SendError> {
         let agreed = response.headers().get(header::UPGRADE).map(|value| value.as_bytes());
         let was_asked_for = |protocol: &[u8]| {
-            asked.upgrade.iter().flat_map(|value| fields::tokens(value)).any(|asked| asked.eq_ignore_ascii_case(protocol))
+            asked
+                .upgrade
+                .iter()
+                .flat_map(|value| fields::tokens(value))
+                .any(|asked| asked.eq_ignore_ascii_case(protocol))
         };
         if !agreed.is_some_and(|agreed| fields::tokens(agreed).all(was_asked_for)) {
             return Err(self.0.error(Stop::Protocol("101 for a protocol that was not asked for"), false));
@@ -223,16 +237,14 @@ enum Stop {
 
 impl Inner {
     /// Puts the head into `out` and remembers the rest.
-    fn begin(&mut self, request: Request<Body>) -> Asked {
-        let (parts, body) = request.into_parts();
+    fn begin(&mut self, parts: &Parts, body: Body) -> Asked {
         let framing = encode::request_framing(&parts.method, &parts.headers, &body);
         let asked = Asked {
             informational: parts.extensions.get::<Informational>().cloned(),
             upgrade: parts.headers.get(header::UPGRADE).map(|value| Bytes::copy_from_slice(value.as_bytes())),
-            method: parts.method,
+            method: parts.method.clone(),
         };
         encode::request_head(self.out.head(), &asked.method, &parts.uri, &parts.headers, framing, self.last);
-        buffers::give_maps(parts.headers, parts.extensions);
         let ended = body.is_end_stream();
         self.upload = Upload::Going { body, encoder: Encoder::new(framing), ended };
         self.requests += 1;
@@ -263,7 +275,11 @@ impl Inner {
                     return;
                 }
             }
-            if *ended && !encoder.is_ended() && !self.out.is_full() && let Err(error) = encoder.end(&mut self.out) {
+            if *ended
+                && !encoder.is_ended()
+                && !self.out.is_full()
+                && let Err(error) = encoder.end(&mut self.out)
+            {
                 self.upload = Upload::Broken(error);
                 return;
             }
@@ -388,7 +404,10 @@ impl SendError {
     /// As the data path speaks of it.
     pub fn into_failure(self) -> Failure {
         match self.cause {
-            Cause::Reset => Failure::upstream(Kind::Reset, self.request_sent, self.reason),
+            Cause::Reset => {
+                let failure = Failure::upstream(Kind::Reset, self.request_sent, self.reason);
+                Failure { reused: self.reused, ..failure }
+            }
             Cause::Protocol => Failure::upstream(Kind::Protocol, self.request_sent, self.reason),
             Cause::Upload => Failure::downstream(Kind::Gone, self.reason),
             Cause::BadUpload => Failure::downstream(Kind::BadRequest, self.reason),

@@ -13,8 +13,8 @@ use http_body::{Body as _, Frame};
 
 use crate::body::{Body, Error};
 use crate::http1::body::Framing;
-use crate::http1::head::{Reason, fields};
 use crate::http1::buffers;
+use crate::http1::head::{Reason, fields};
 
 /// Content up to this size is copied behind what stands before it; larger content is written from where it is.
 const COPIED: usize = 8 * 1024;
@@ -23,7 +23,9 @@ const COPIED: usize = 8 * 1024;
 pub fn request_framing(method: &Method, headers: &HeaderMap, body: &Body) -> Framing {
     match body.size_hint().exact() {
         // RFC 9110, 8.6: where content is expected, say that there is none.
-        Some(0) if headers.contains_key(header::CONTENT_LENGTH) || expects_content(method) => Framing::Length(0),
+        Some(0) if headers.contains_key(header::CONTENT_LENGTH) || expects_content(method) => {
+            Framing::Length(0)
+        }
         Some(0) if body.is_end_stream() => Framing::None,
         // Announced trailers need chunks.
         Some(length) if !headers.contains_key(header::TRAILER) => Framing::Length(length),
@@ -65,7 +67,8 @@ pub fn request_head(
         let authority = uri.authority().map_or("", |authority| authority.as_str());
         put(out, &[b"host: ", authority.as_bytes(), b"\r\n"]);
     }
-    let upgrade = headers.contains_key(header::UPGRADE) && matches!(framing, Framing::None | Framing::Length(0));
+    let upgrade =
+        headers.contains_key(header::UPGRADE) && matches!(framing, Framing::None | Framing::Length(0));
     let te = headers.get(header::TE).is_some_and(|value| value == "trailers");
     match (close, upgrade, te) {
         (false, false, false) => {}
@@ -104,7 +107,8 @@ pub fn response_head(
     framing: Framing,
     persistence: Persistence,
 ) {
-    let reason = reason.map_or_else(|| status.canonical_reason().unwrap_or("").as_bytes(), |reason| &reason.0);
+    let reason =
+        reason.map_or_else(|| status.canonical_reason().unwrap_or("").as_bytes(), |reason| &reason.0);
     put(out, &[b"HTTP/1.1 ", status.as_str().as_bytes(), b" ", reason, b"\r\n"]);
     let switches = status == StatusCode::SWITCHING_PROTOCOLS || status == StatusCode::UPGRADE_REQUIRED;
     let upgrade = switches && headers.contains_key(header::UPGRADE);
@@ -132,11 +136,14 @@ fn fields(out: &mut BytesMut, headers: &HeaderMap, framing: Framing, keep: Keep)
     let mut framed = false;
     for (name, value) in headers {
         match name.as_str() {
-            "connection" | "keep-alive" | "proxy-connection" | "transfer-encoding" | "http2-settings" => continue,
+            "connection" | "keep-alive" | "proxy-connection" | "transfer-encoding" | "http2-settings" => {
+                continue;
+            }
             "upgrade" if !keep.upgrade => continue,
             "te" if !keep.te => continue,
             "content-length" => {
-                let as_it_is = framing == Framing::None && keep.length && fields::decimal(value.as_bytes()).is_some();
+                let as_it_is =
+                    framing == Framing::None && keep.length && fields::decimal(value.as_bytes()).is_some();
                 if framed || !as_it_is {
                     continue;
                 }

@@ -76,7 +76,11 @@ pub struct ResponseHead {
 pub struct Reason(pub Bytes);
 
 /// Takes a request's head from the front of `buffer`; None: more bytes are needed.
-pub fn request(buffer: &mut BytesMut, scan: &mut Scan, limits: &Limits) -> Result<Option<RequestHead>, Refusal> {
+pub fn request(
+    buffer: &mut BytesMut,
+    scan: &mut Scan,
+    limits: &Limits,
+) -> Result<Option<RequestHead>, Refusal> {
     scan.skip_empty_lines(buffer)?;
     let Some(&first) = buffer.first() else { return Ok(None) };
     if first == b'\r' {
@@ -187,7 +191,9 @@ fn parse_response(block: &Bytes, request: &Method) -> Result<ResponseHead, &'sta
         Err(httparse::Error::HeaderValue) => return Err("malformed field value"),
         Err(_) => return Err("malformed status line"),
     }
-    let (Some(code), Some(version)) = (parsed.code, parsed.version) else { return Err("malformed status line") };
+    let (Some(code), Some(version)) = (parsed.code, parsed.version) else {
+        return Err("malformed status line");
+    };
     let status = StatusCode::from_u16(code).map_err(|_| "malformed status")?;
     let http_10 = version == 0;
     let (headers, mut extensions) = buffers::take_maps();

@@ -241,7 +241,14 @@ impl Connection {
         };
         let out = self.out.head();
         out.extend_from_slice(&self.shared.interim().split());
-        encode::response_head(out, parts.status, parts.extensions.get::<Reason>(), &parts.headers, framing, persistence);
+        encode::response_head(
+            out,
+            parts.status,
+            parts.extensions.get::<Reason>(),
+            &parts.headers,
+            framing,
+            persistence,
+        );
         buffers::give_maps(parts.headers, parts.extensions);
         body
     }
@@ -302,7 +309,8 @@ impl Connection {
                     None => return Poll::Ready(true),
                     Some(Err(_)) => return Poll::Ready(false),
                     Some(Ok(frame)) => {
-                        let Some(less) = left.checked_sub(frame.data_ref().map_or(0, Bytes::len) as u64) else {
+                        let Some(less) = left.checked_sub(frame.data_ref().map_or(0, Bytes::len) as u64)
+                        else {
                             return Poll::Ready(false);
                         };
                         left = less;
@@ -397,10 +405,8 @@ enum Stop {
     Closed,
 }
 
-const TOO_LATE: Stop = Stop::Refused(Refusal {
-    status: StatusCode::REQUEST_TIMEOUT,
-    reason: "the head did not arrive in time",
-});
+const TOO_LATE: Stop =
+    Stop::Refused(Refusal { status: StatusCode::REQUEST_TIMEOUT, reason: "the head did not arrive in time" });
 
 /// Why an answer was not sent to its end.
 enum Broken {

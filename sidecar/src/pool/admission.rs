@@ -17,7 +17,7 @@
 //! close, and every slot that was given ends with one call of [`Admission::closed`]. Who waits takes the first connection that comes free, to whichever endpoint: opening another one
 //! instead would close and open connections for nothing.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -112,6 +112,8 @@ pub struct Admission<C, S, W> {
     open: u32,
     hosts: HashMap<SocketAddr, Host<C, S, W>>,
     waiting: VecDeque<Waiter<W>>,
+    /// Endpoints that are none any more: what comes back from them is closed.
+    retired: HashSet<SocketAddr>,
     last: u64,
 }
 
@@ -126,6 +128,12 @@ struct Host<C, S, W> {
 impl<C, S, W> Default for Host<C, S, W> {
     fn default() -> Self {
         Self { idle: Vec::new(), shared: Vec::new(), opening: Vec::new() }
+    }
+}
+
+impl<C, S, W> Host<C, S, W> {
+    fn is_empty(&self) -> bool {
+        self.idle.iter().all(VecDeque::is_empty) && self.shared.is_empty() && self.opening.is_empty()
     }
 }
 
@@ -174,7 +182,14 @@ pub type Grants<C, S, W> = Vec<(W, Grant<C, S>)>;
 
 impl<C, S: Shareable, W> Default for Admission<C, S, W> {
     fn default() -> Self {
-        Self { limits: Limits::NONE, open: 0, hosts: HashMap::new(), waiting: VecDeque::new(), last: 0 }
+        Self {
+            limits: Limits::NONE,
+            open: 0,
+            hosts: HashMap::new(),
+            waiting: VecDeque::new(),
+            retired: HashSet::new(),
+            last: 0,
+        }
     }
 }
 
@@ -202,6 +217,9 @@ impl<C, S: Shareable, W> Admission<C, S, W> {
         now: Instant,
         waker: impl FnOnce() -> W,
     ) -> Answer<C, S> {
+        if !self.retired.is_empty() {
+            self.retired.remove(&address); // It is back.
+        }
         let found = match want {
             Want::Exclusive => self.take_idle(address, worker).map(Answer::Reuse),
             Want::Shared => {
@@ -254,8 +272,8 @@ impl<C, S: Shareable, W> Admission<C, S, W> {
         connection: C,
         now: Instant,
     ) -> Returned<C, S, W> {
-        if self.open > self.limits.connections {
-            return Returned::Close(connection); // The limit was lowered.
+        if self.open > self.limits.connections || self.retired.contains(&address) {
+            return Returned::Close(connection); // The limit was lowered, or the endpoint is none any more.
         }
         match self.waiting.front().map(|waiter| waiter.want) {
             Some(Want::Exclusive) => {
@@ -372,36 +390,58 @@ impl<C, S: Shareable, W> Admission<C, S, W> {
         false
     }
 
-    /// Takes out the idle connections that are too old, or whose endpoint is gone. They must be
-    /// closed.
+    /// Takes out the idle connections that are too old, or no longer `alive`. They must be closed.
     pub fn expire(
         &mut self,
         now: Instant,
         idle_timeout: Option<Duration>,
-        keep: impl Fn(SocketAddr) -> bool,
+        alive: impl Fn(&C) -> bool,
     ) -> (Vec<C>, Vec<S>) {
         let (mut exclusive, mut shared) = (Vec::new(), Vec::new());
         let old =
             |since: Instant| idle_timeout.is_some_and(|limit| now.saturating_duration_since(since) >= limit);
-        self.hosts.retain(|address, host| {
-            let keep = keep(*address);
+        self.hosts.retain(|_, host| {
             for list in &mut host.idle {
                 // The oldest stand in front.
-                while list.front().is_some_and(|idle| !keep || old(idle.since)) {
+                while list.front().is_some_and(|idle| old(idle.since)) {
                     exclusive.extend(list.pop_front().map(|idle| idle.connection));
+                }
+                let mut at = 0;
+                while let Some(idle) = list.get(at) {
+                    if alive(&idle.connection) {
+                        at += 1;
+                    } else {
+                        exclusive.extend(list.remove(at).map(|idle| idle.connection));
+                    }
                 }
             }
             let mut at = 0;
             while let Some(candidate) = host.shared.get(at) {
-                let useless = !candidate.handle.is_open() || !keep;
-                if candidate.streams == 0 && (useless || old(candidate.idle_since)) || useless {
+                if !candidate.handle.is_open() || candidate.streams == 0 && old(candidate.idle_since) {
                     shared.push(host.shared.swap_remove(at).handle);
                 } else {
                     at += 1;
                 }
             }
-            !host.idle.iter().all(VecDeque::is_empty) || !host.shared.is_empty() || !host.opening.is_empty()
+            !host.is_empty()
         });
+        (exclusive, shared)
+    }
+
+    /// These are endpoints no more: takes out their idle connections, which must be closed; those in use are
+    /// closed when they come back. A request for one of them makes it an endpoint again.
+    pub fn retire(&mut self, addresses: &[SocketAddr]) -> (Vec<C>, Vec<S>) {
+        let (mut exclusive, mut shared) = (Vec::new(), Vec::new());
+        for address in addresses {
+            self.retired.insert(*address);
+            if let Some(host) = self.hosts.get_mut(address) {
+                exclusive.extend(host.idle.drain(..).flatten().map(|idle| idle.connection));
+                shared.extend(host.shared.drain(..).map(|shared| shared.handle));
+                if host.is_empty() {
+                    self.hosts.remove(address);
+                }
+            }
+        }
         (exclusive, shared)
     }
 

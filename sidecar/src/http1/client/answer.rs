@@ -45,7 +45,10 @@ impl Answer {
 }
 
 impl Source for Answer {
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         if let Body::Bytes(data) = std::mem::take(&mut self.ready) {
             return Poll::Ready(Some(Ok(Frame::data(data))));
         }

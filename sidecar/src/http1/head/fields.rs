@@ -66,7 +66,8 @@ impl Fields {
         let (is_request, http_10, upgrades) = match side {
             Side::Request { http_10 } => (true, http_10, connection.upgrade && !http_10),
             Side::Response { http_10, status } => {
-                let switches = status == StatusCode::SWITCHING_PROTOCOLS || status == StatusCode::UPGRADE_REQUIRED;
+                let switches =
+                    status == StatusCode::SWITCHING_PROTOCOLS || status == StatusCode::UPGRADE_REQUIRED;
                 (false, http_10, connection.upgrade && !http_10 && switches)
             }
         };
@@ -210,7 +211,13 @@ pub fn is_never_a_trailer(name: &HeaderName) -> bool {
     !matches!(Rule::of(name), Rule::Pass)
         || matches!(
             name.as_str(),
-            "trailer" | "authorization" | "cookie" | "set-cookie" | "content-encoding" | "content-type" | "content-range"
+            "trailer"
+                | "authorization"
+                | "cookie"
+                | "set-cookie"
+                | "content-encoding"
+                | "content-type"
+                | "content-range"
         )
 }
 

@@ -29,7 +29,11 @@ pub(super) fn resolve(
         return Uri::from_maybe_shared(block.slice_ref(target.as_bytes())).map_err(|_| malformed());
     }
     if target == "*" {
-        return if *method == Method::OPTIONS { Ok(asterisk()) } else { Err(Refusal::bad("`*` is for OPTIONS")) };
+        return if *method == Method::OPTIONS {
+            Ok(asterisk())
+        } else {
+            Err(Refusal::bad("`*` is for OPTIONS"))
+        };
     }
     absolute(method, target, fields)
 }

@@ -140,7 +140,11 @@ impl Reader {
     }
 
     /// Takes a request from what has been read.
-    pub(super) fn take_request(&mut self, shared: &Arc<Shared>, limits: &Limits) -> Result<Option<Arrived>, Refusal> {
+    pub(super) fn take_request(
+        &mut self,
+        shared: &Arc<Shared>,
+        limits: &Limits,
+    ) -> Result<Option<Arrived>, Refusal> {
         if self.buffer.is_empty() {
             return Ok(None);
         }
@@ -151,10 +155,12 @@ impl Reader {
         let body = match head.framing {
             Framing::None | Framing::Length(0) | Framing::Close => Body::Empty,
             // What is there already needs no reader.
-            Framing::Length(length) if length <= self.buffer.len() as u64 => match self.decoder.decode(&mut self.buffer) {
-                Ok(Step::Data(data)) => Body::Bytes(data),
-                _ => Body::Empty,
-            },
+            Framing::Length(length) if length <= self.buffer.len() as u64 => {
+                match self.decoder.decode(&mut self.buffer) {
+                    Ok(Step::Data(data)) => Body::Bytes(data),
+                    _ => Body::Empty,
+                }
+            }
             Framing::Length(_) | Framing::Chunked => {
                 Body::source(RequestBody { shared: Arc::clone(shared), exchange: self.exchange })
             }
@@ -196,7 +202,10 @@ impl Reader {
     }
 
     /// The next piece of the current request's body.
-    pub(super) fn poll_body(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+    pub(super) fn poll_body(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         loop {
             match self.decoder.decode(&mut self.buffer) {
                 Ok(Step::Data(data)) => return Poll::Ready(Some(Ok(Frame::data(data)))),
@@ -260,9 +269,16 @@ struct RequestBody {
 }
 
 impl Source for RequestBody {
-    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let mut reader = self.shared.reader();
-        if reader.exchange == self.exchange { reader.poll_body(context) } else { Poll::Ready(Some(Err(Error::Stale))) }
+        if reader.exchange == self.exchange {
+            reader.poll_body(context)
+        } else {
+            Poll::Ready(Some(Err(Error::Stale)))
+        }
     }
 
     fn is_end_stream(&self) -> bool {

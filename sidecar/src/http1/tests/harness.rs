@@ -192,7 +192,9 @@ impl Peer {
         let mut got = Vec::new();
         while !got.ends_with(b"\r\n\r\n") {
             let byte = tokio::time::timeout(PATIENCE, self.0.read_u8()).await.expect("a head in time");
-            got.push(byte.unwrap_or_else(|error| panic!("{error} after {:?}", String::from_utf8_lossy(&got))));
+            got.push(
+                byte.unwrap_or_else(|error| panic!("{error} after {:?}", String::from_utf8_lossy(&got))),
+            );
         }
         String::from_utf8(got).unwrap()
     }

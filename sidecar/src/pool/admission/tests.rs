@@ -212,9 +212,15 @@ fn the_old_and_the_removed_expire() {
     let later = now + Duration::from_secs(12);
     let (gone, _) = pool.expire(later, Some(Duration::from_secs(10)), |_| true);
     assert_eq!(gone, [2]);
-    let (gone, _) = pool.expire(later, Some(Duration::from_secs(10)), |to| to != address(2));
+    let (gone, _) = pool.retire(&[address(2)]);
     assert_eq!(gone, [3]);
     assert_eq!(pool.idle(), 1);
+    assert!(
+        matches!(pool.put_back(address(2), 0, 3, later), Returned::Close(3)),
+        "in use when it was retired"
+    );
+    assert!(matches!(pool.ask(address(2), 0, Want::Exclusive, later, || ""), Answer::Open { .. }));
+    assert!(matches!(pool.put_back(address(2), 0, 4, later), Returned::Kept), "it is back");
 }
 
 /// Against a plain count: whatever happens, never more than the limit is open, nobody waits while there is

@@ -1,0 +1,292 @@
+//! Callers' connections: accepted, told apart by their first bytes, and handed to whoever carries them.
+//!
+//! ```text
+//! listener --> detect --preface--> http2 --\
+//!                |-----HTTP/1----> http1 ---+--request--> outbound::serve | inbound::serve
+//!                '-----bytes-----> opaque
+//! ```
+//!
+//! Each worker has its own listeners (`SO_REUSEPORT`), so a connection never changes the worker that accepted
+//! it.
+
+pub mod detect;
+pub mod http1;
+pub mod http2;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use socket2::{Domain, Protocol as Transport, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::accept::detect::{Detected, Detector};
+use crate::body::Body;
+use crate::cluster::Cluster;
+use crate::config::{Destination, Protocol};
+use crate::drain::{Guest, Phase};
+use crate::inbound::{self, Endpoint, Unprocessed};
+use crate::metrics::{Direction, OpenConnection};
+use crate::opaque::{self, Dialled, Side};
+use crate::outbound::{self, Upstream};
+use crate::proxy::{Caller, Proxy};
+use crate::spawn;
+
+/// Callers that the kernel holds until we accept them.
+const BACKLOG: i32 = 4096;
+
+/// After so long without a byte from the caller, an upstream that speaks first is given the chance to. Only
+/// the connection is opened: bytes decide, never the time.
+const SERVER_FIRST: Duration = Duration::from_millis(100);
+
+/// How long accepting pauses when the process is out of files.
+const OUT_OF_FILES: Duration = Duration::from_millis(50);
+
+/// What a listener is for.
+#[derive(Debug, Clone)]
+pub enum Purpose {
+    /// `--upstream`.
+    Outbound(Arc<Upstream>),
+    /// `--inbound`.
+    Inbound(Arc<Endpoint>),
+}
+
+/// Binds one listener a worker, all at one address; with port 0 the first chooses.
+pub fn bind(address: SocketAddr, workers: usize) -> io::Result<Vec<std::net::TcpListener>> {
+    // With SO_REUSEPORT another process could listen here unnoticed: this bind, without it, finds out.
+    if address.port() != 0 {
+        drop(bind_one(address, false)?);
+    }
+    let first = bind_one(address, true)?;
+    let address = first.local_addr()?;
+    let mut all = vec![first];
+    for _ in 1..workers {
+        all.push(bind_one(address, true)?);
+    }
+    Ok(all)
+}
+
+fn bind_one(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Transport::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(shared)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Accepts until the listeners are to be closed; then takes in who has connected already, and ends.
+pub async fn listen(proxy: Arc<Proxy>, listener: TcpListener, purpose: Purpose) {
+    let _guest = proxy.drain.guest(); // The end waits for those whom we still take in.
+    let closing = proxy.drain.reached(Phase::Closing);
+    tokio::pin!(closing);
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = &mut closing => break,
+        };
+        take_in(&proxy, accepted, &purpose).await;
+    }
+    while let Some(accepted) = futures::FutureExt::now_or_never(listener.accept()) {
+        take_in(&proxy, accepted, &purpose).await;
+    }
+}
+
+async fn take_in(proxy: &Arc<Proxy>, accepted: io::Result<(TcpStream, SocketAddr)>, purpose: &Purpose) {
+    match accepted {
+        Ok((stream, peer)) => {
+            let connection = Connection::new(Arc::clone(proxy), purpose.clone(), peer);
+            spawn::task(connection.serve(stream));
+        }
+        Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+        Err(error) => {
+            tracing::warn!(%error, "accepting a connection");
+            tokio::time::sleep(OUT_OF_FILES).await;
+        }
+    }
+}
+
+/// A caller's connection.
+pub struct Connection {
+    proxy: Arc<Proxy>,
+    purpose: Purpose,
+    peer: SocketAddr,
+    _counted: OpenConnection,
+    _guest: Guest,
+}
+
+impl Connection {
+    fn new(proxy: Arc<Proxy>, purpose: Purpose, peer: SocketAddr) -> Self {
+        let _counted = proxy.metrics.connection(purpose.direction());
+        let _guest = proxy.drain.guest();
+        Self { proxy, purpose, peer, _counted, _guest }
+    }
+
+    async fn serve(self, stream: TcpStream) {
+        let _ = stream.set_nodelay(true); // Fails only on a socket that is gone already.
+        match self.purpose.protocol(&self.proxy) {
+            Protocol::Opaque => Box::pin(self.bytes(stream, Bytes::new(), None)).await,
+            Protocol::Http => self.http(stream).await,
+            // Rare, and larger: boxed.
+            Protocol::Detect => Box::pin(self.detect(stream)).await,
+        }
+    }
+
+    /// HTTP for sure: only the version is to be told.
+    async fn http(self, stream: TcpStream) {
+        let mut detector = Detector::http();
+        match detector.read(&stream).await {
+            Ok(Detected::Http2) => Box::pin(http2::serve(self, stream, detector.into_bytes())).await,
+            // What is neither is refused by the HTTP/1.1 codec, in words.
+            Ok(_) => http1::serve(self, stream, detector.into_bytes()).await,
+            Err(_) => {}
+        }
+    }
+
+    /// The first bytes decide. When the caller waits, the upstream may speak first, and then it is bytes.
+    async fn detect(self, stream: TcpStream) {
+        let mut detector = Detector::any();
+        let mut dialled = None;
+        let detected = match tokio::time::timeout(SERVER_FIRST, detector.read(&stream)).await {
+            Ok(detected) => detected,
+            Err(_) => {
+                dialled = self.dial().await;
+                match &dialled {
+                    None => detector.read(&stream).await,
+                    Some(upstream) => tokio::select! {
+                        detected = detector.read(&stream) => detected,
+                        _ = upstream.stream().readable() => Ok(Detected::Opaque),
+                    },
+                }
+            }
+        };
+        let first = detector.into_bytes();
+        match detected {
+            Ok(Detected::Opaque) => self.bytes(stream, first, dialled).await,
+            Ok(http) => {
+                // The connection that was opened serves the first request.
+                if let Some(dialled) = dialled {
+                    dialled.hand_over(&self, http);
+                }
+                match http {
+                    Detected::Http2 => http2::serve(self, stream, first).await,
+                    _ => http1::serve(self, stream, first).await,
+                }
+            }
+            Err(_) => {}
+        }
+    }
+
+    /// Opens a connection for bytes; none when that is not possible now.
+    async fn dial(&self) -> Option<Opened> {
+        match &self.purpose {
+            Purpose::Outbound(upstream) => {
+                let cluster = upstream.opaque(&self.proxy)?;
+                opaque::dial(&self.proxy, &cluster)
+                    .await
+                    .ok()
+                    .map(|dialled| Opened::Endpoint { cluster, dialled })
+            }
+            Purpose::Inbound(endpoint) => endpoint.dial().await.ok().map(Opened::Application),
+        }
+    }
+
+    /// Carries bytes; `opened` when there is a connection already.
+    async fn bytes(self, stream: TcpStream, first: Bytes, opened: Option<Opened>) {
+        let direction = self.purpose.direction();
+        self.proxy.metrics.connection_is(direction, "opaque");
+        let opened = match opened {
+            Some(opened) => Some(opened),
+            None => self.dial().await,
+        };
+        let Some(opened) = opened else {
+            tracing::debug!(peer = %self.peer, to = %self.purpose.name(), "no connection for a caller's bytes");
+            return opaque::reset(&stream);
+        };
+        let counters = self.proxy.metrics.opaque_bytes(direction, &self.purpose.name());
+        let caller = Side { stream, first };
+        match opened {
+            Opened::Endpoint { dialled: Dialled { stream, slot, picked }, .. } => {
+                opaque::carry(caller, Side { stream, first: Bytes::new() }, &counters).await;
+                drop((slot, picked));
+            }
+            Opened::Application(stream) => {
+                opaque::carry(caller, Side { stream, first: Bytes::new() }, &counters).await;
+            }
+        }
+    }
+
+    /// From when on callers are asked to leave: a draining pod is left by its callers, not by itself.
+    fn leaves_in(&self) -> Phase {
+        match self.purpose {
+            Purpose::Inbound(_) => Phase::Draining,
+            Purpose::Outbound(_) => Phase::Closing,
+        }
+    }
+
+    /// Carries a request of this connection.
+    async fn answer(&self, http2: bool, request: Request<Body>) -> Result<Response<Body>, Unprocessed> {
+        let caller = Caller { peer: self.peer, http2 };
+        match &self.purpose {
+            Purpose::Outbound(upstream) => Ok(outbound::serve(&self.proxy, upstream, caller, request).await),
+            Purpose::Inbound(endpoint) => inbound::serve(&self.proxy, endpoint, caller, request).await,
+        }
+    }
+}
+
+impl Purpose {
+    fn direction(&self) -> Direction {
+        match self {
+            Self::Outbound(_) => Direction::Outbound,
+            Self::Inbound(_) => Direction::Inbound,
+        }
+    }
+
+    /// What is spoken here. While nothing is known, the first bytes decide, and HTTP hears why it is refused.
+    fn protocol(&self, proxy: &Proxy) -> Protocol {
+        match self {
+            Self::Outbound(upstream) => match proxy.destination(&upstream.name).as_deref() {
+                Some(Destination::Known(service)) => service.protocol,
+                Some(Destination::Unknown) | None => Protocol::Detect,
+            },
+            Self::Inbound(endpoint) => {
+                proxy.inbound(endpoint.listen).map_or(Protocol::Detect, |inbound| inbound.protocol)
+            }
+        }
+    }
+
+    fn name(&self) -> Arc<str> {
+        match self {
+            Self::Outbound(upstream) => Arc::clone(&upstream.name),
+            Self::Inbound(endpoint) => Arc::clone(&endpoint.name),
+        }
+    }
+}
+
+/// A connection that was opened before it was known what for.
+enum Opened {
+    Endpoint { cluster: Arc<Cluster>, dialled: Dialled },
+    Application(TcpStream),
+}
+
+impl Opened {
+    fn stream(&self) -> &TcpStream {
+        match self {
+            Self::Endpoint { dialled, .. } => &dialled.stream,
+            Self::Application(stream) => stream,
+        }
+    }
+
+    /// It is HTTP: the connection becomes an idle one of the pool, where the request finds it.
+    fn hand_over(self, connection: &Connection, detected: Detected) {
+        if let (Self::Endpoint { cluster, dialled }, Detected::Http1) = (self, detected) {
+            let Dialled { stream, slot, picked } = dialled;
+            let ask = outbound::ask_http1(picked.endpoint().address(), connection.proxy.worker);
+            cluster.live.pool.adopt(stream, slot, ask);
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! A caller that speaks HTTP/2: hyper carries the frames, each stream is a task of its own.
+
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use hyper::body::Incoming;
+use hyper::server::conn::http2::Builder;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+use crate::accept::Connection;
+use crate::body::Body;
+use crate::pool::http2::{CONNECTION_WINDOW, HEADER_BYTES, SEND_BUFFER, STREAM_WINDOW};
+use crate::spawn;
+
+/// What Envoy allows a caller, too: enough for anybody, and a bound on what one connection can hold here.
+const STREAMS: u32 = 1024;
+
+/// A caller that answers no PING for so long is gone; it is asked after as long a silence.
+const PING: Duration = Duration::from_secs(60);
+
+/// Serves until the caller leaves, or is asked to and has its last answer.
+pub async fn serve(connection: Connection, stream: TcpStream, first: Bytes) {
+    let connection = Arc::new(connection);
+    connection.proxy.metrics.connection_is(connection.purpose.direction(), "http2");
+    let shared = Arc::clone(&connection);
+    let service = service_fn(move |request: http::Request<Incoming>| {
+        let connection = Arc::clone(&shared);
+        // Boxed: hyper keeps the future of each stream inside of its own state and moves that.
+        Box::pin(async move {
+            let answer = connection.answer(true, request.map(Body::from)).await;
+            answer.map_err(|unprocessed| {
+                tracing::debug!(reason = unprocessed.reason, "refused a stream");
+                h2::Error::from(h2::Reason::REFUSED_STREAM)
+            })
+        })
+    });
+    let io = TokioIo::new(Rewound { first, stream });
+    let served = Builder::new(spawn::Executor)
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(SEND_BUFFER)
+        .max_header_list_size(HEADER_BYTES)
+        .keep_alive_interval(PING)
+        .keep_alive_timeout(PING)
+        .auto_date_header(false)
+        .serve_connection(io, service);
+    let mut served = pin!(served);
+    let ended = tokio::select! {
+        ended = served.as_mut() => ended,
+        () = connection.proxy.drain.reached(connection.leaves_in()) => {
+            served.as_mut().graceful_shutdown();
+            served.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, peer = %connection.peer, "a caller's HTTP/2 connection ended");
+    }
+}
+
+/// A stream whose first bytes were read already.
+struct Rewound {
+    first: Bytes,
+    stream: TcpStream,
+}
+
+impl AsyncRead for Rewound {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.first.is_empty() {
+            return Pin::new(&mut self.stream).poll_read(context, buffer);
+        }
+        let length = self.first.len().min(buffer.remaining());
+        if let Some(piece) = self.first.get(..length) {
+            buffer.put_slice(piece);
+        }
+        self.first.advance(length);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Rewound {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+    }
+}

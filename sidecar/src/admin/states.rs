@@ -1,0 +1,172 @@
+//! States as metrics: read when the page is asked for.
+//!
+//! | name | labels |
+//! |---|---|
+//! | `fairlead_pool_connections` | service, state (`open`, `idle`) |
+//! | `fairlead_pool_pending`, `fairlead_pool_requests` | service |
+//! | `fairlead_endpoints` | service, state (`in`, `out`) |
+//! | `fairlead_ejections_total` | service, kind (`ejected`, `returned`, `prevented`, `failed_probe`, `shadow`) |
+//! | `fairlead_xds_connected`, `fairlead_xds_config_age_seconds` | |
+//! | `fairlead_xds_responses_total`, `fairlead_xds_nacks_total`, `fairlead_xds_failures_total` | |
+//! | `fairlead_draining` | |
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use arc_swap::ArcSwap;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+
+use crate::admin::pages;
+use crate::cluster::Cluster;
+use crate::config::ProxyConfig;
+use crate::drain::{Drain, Phase};
+use crate::proxy::now;
+use crate::xds::client::Handle;
+
+/// What is looked at.
+#[derive(Debug)]
+pub struct States {
+    /// Pools and endpoints.
+    pub config: Arc<ArcSwap<ProxyConfig>>,
+    /// The stream.
+    pub xds: Handle,
+    /// Whether we leave.
+    pub drain: Drain,
+}
+
+impl Collector for States {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let config = self.config.load();
+        let clusters: BTreeMap<&str, &Arc<Cluster>> =
+            pages::in_force(&config).map(|cluster| (&*cluster.settings.name, cluster)).collect();
+        pools(&mut encoder, &clusters)?;
+        endpoints(&mut encoder, &clusters)?;
+        self.stream(&mut encoder)
+    }
+}
+
+type Clusters<'a> = BTreeMap<&'a str, &'a Arc<Cluster>>;
+
+fn pools(encoder: &mut DescriptorEncoder<'_>, clusters: &Clusters<'_>) -> Result<(), fmt::Error> {
+    let usages: Vec<_> = clusters.iter().map(|(name, cluster)| (*name, cluster.live.pool.usage())).collect();
+    let mut connections = encoder.encode_descriptor(
+        "fairlead_pool_connections",
+        "Connections to endpoints",
+        None,
+        MetricType::Gauge,
+    )?;
+    for (name, usage) in &usages {
+        for (state, count) in [("open", i64::from(usage.connections)), ("idle", number(usage.idle))] {
+            ConstGauge::new(count)
+                .encode(connections.encode_family(&[("service", *name), ("state", state)])?)?;
+        }
+    }
+    let mut pending = encoder.encode_descriptor(
+        "fairlead_pool_pending",
+        "Requests that wait for a connection",
+        None,
+        MetricType::Gauge,
+    )?;
+    for (name, usage) in &usages {
+        ConstGauge::new(number(usage.pending)).encode(pending.encode_family(&[("service", *name)])?)?;
+    }
+    let mut requests =
+        encoder.encode_descriptor("fairlead_pool_requests", "Requests in flight", None, MetricType::Gauge)?;
+    for (name, usage) in &usages {
+        ConstGauge::new(i64::from(usage.requests)).encode(requests.encode_family(&[("service", *name)])?)?;
+    }
+    Ok(())
+}
+
+fn endpoints(encoder: &mut DescriptorEncoder<'_>, clusters: &Clusters<'_>) -> Result<(), fmt::Error> {
+    let mut endpoints = encoder.encode_descriptor(
+        "fairlead_endpoints",
+        "Endpoints in and out of rotation",
+        None,
+        MetricType::Gauge,
+    )?;
+    for (name, cluster) in clusters {
+        let out = cluster.ejected();
+        let known = cluster.endpoints.len().saturating_sub(out);
+        for (state, count) in [("in", known), ("out", out)] {
+            ConstGauge::new(number(count))
+                .encode(endpoints.encode_family(&[("service", *name), ("state", state)])?)?;
+        }
+    }
+    let mut ejections = encoder.encode_descriptor(
+        "fairlead_ejections",
+        "What outlier detection did to endpoints",
+        None,
+        MetricType::Counter,
+    )?;
+    for (name, cluster) in clusters {
+        let counters = &cluster.live.ejections;
+        for (kind, counter) in [
+            ("ejected", &counters.ejected),
+            ("returned", &counters.returned),
+            ("prevented", &counters.prevented),
+            ("failed_probe", &counters.failed_probes),
+            ("shadow", &counters.shadow),
+        ] {
+            let count = ConstCounter::new(counter.load(Ordering::Relaxed));
+            count.encode(ejections.encode_family(&[("service", *name), ("kind", kind)])?)?;
+        }
+    }
+    Ok(())
+}
+
+impl States {
+    fn stream(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let state = self.xds.state();
+        let draining = self.drain.phase() >= Phase::Draining;
+        for (name, help, value) in [
+            (
+                "fairlead_xds_connected",
+                "Whether the stream to the operator is open",
+                i64::from(state.connected),
+            ),
+            ("fairlead_draining", "Whether the proxy is leaving", i64::from(draining)),
+        ] {
+            ConstGauge::new(value).encode(encoder.encode_descriptor(
+                name,
+                help,
+                None,
+                MetricType::Gauge,
+            )?)?;
+        }
+        if let Some(updated) = state.updated {
+            let age = (now() - updated).as_secs_f64();
+            let help = "Since the last response of the operator was applied";
+            let descriptor = encoder.encode_descriptor(
+                "fairlead_xds_config_age_seconds",
+                help,
+                None,
+                MetricType::Gauge,
+            )?;
+            ConstGauge::new(age).encode(descriptor)?;
+        }
+        for (name, help, value) in [
+            ("fairlead_xds_responses", "Responses of the operator that were applied", state.responses),
+            ("fairlead_xds_nacks", "Responses with something that was refused", state.nacks),
+            ("fairlead_xds_failures", "Streams that ended or could not be opened", state.failures),
+        ] {
+            ConstCounter::new(value).encode(encoder.encode_descriptor(
+                name,
+                help,
+                None,
+                MetricType::Counter,
+            )?)?;
+        }
+        Ok(())
+    }
+}
+
+fn number(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}

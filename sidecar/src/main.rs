@@ -1,0 +1,24 @@
+//! `fairlead-proxy`: reads the flags, starts the log, and runs.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use fairlead_proxy::cli::Flags;
+
+fn main() -> ExitCode {
+    let options = match Flags::parse().check() {
+        Ok(options) => options,
+        Err(refused) => {
+            clap::Error::raw(clap::error::ErrorKind::ValueValidation, format!("{refused}\n")).exit()
+        }
+    };
+    let filter = options.log.parse::<tracing_subscriber::EnvFilter>().unwrap_or_default();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    match fairlead_proxy::run::run(options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

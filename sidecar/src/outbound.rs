@@ -1,0 +1,258 @@
+//! A call of this pod to a Service, from its first byte to the last of its answer.
+//!
+//! ```text
+//! serve: route -> follow: rewrite -> deadline -> try_until_answered
+//!                                                  attempt: pick -> checkout -> send -> record
+//!                                                  retry?  : another endpoint, after a pause, within the budget
+//! ```
+//!
+//! Whatever ends a call without the application's answer is a [`Failure`]; it decides status, flag and whether
+//! another attempt is safe.
+
+mod attempt;
+mod hop;
+mod upload;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::request::Parts;
+use http::{Request, Response};
+
+use crate::body::Body;
+use crate::cluster::{Cluster, UpstreamProtocol};
+use crate::config::{Destination, Service};
+use crate::exchange::watched::{Activity, Held, Times, Watched};
+use crate::exchange::{Exchange, UNPROCESSED, is_grpc, own_answer};
+use crate::failure::{Failure, Kind};
+use crate::http1;
+use crate::metrics::{Direction, Handles, Metrics};
+use crate::outbound::attempt::{Answered, Attempt};
+use crate::outbound::upload::Upload;
+use crate::pool::Ask;
+use crate::pool::admission::Want;
+use crate::proxy::{Caller, Proxy, now};
+use crate::retry::{Attempts, Ended, NoRetry};
+use crate::route::{Action, Backend, Route, RouteTable};
+
+/// A Service port that this pod calls at a listener of its own.
+#[derive(Debug)]
+pub struct Upstream {
+    /// `shop/reviews:9080`.
+    pub name: Arc<str>,
+    /// Of requests that no rule carries.
+    no_rule: Arc<Handles>,
+}
+
+impl Upstream {
+    /// By the name of its configuration.
+    pub fn new(name: Arc<str>, metrics: &Metrics) -> Self {
+        let no_rule = metrics.handles(Direction::Outbound, &name, &Arc::from("-"));
+        Self { name, no_rule }
+    }
+
+    /// Where bytes go.
+    pub fn opaque(&self, proxy: &Proxy) -> Option<Arc<Cluster>> {
+        match &*proxy.destination(&self.name)? {
+            Destination::Known(service) => service.opaque.clone(),
+            Destination::Unknown => None,
+        }
+    }
+}
+
+/// Carries a request. There is always an answer: the application's, a rule's, or our own.
+pub async fn serve(
+    proxy: &Arc<Proxy>,
+    upstream: &Upstream,
+    caller: Caller,
+    request: Request<Body>,
+) -> Response<Body> {
+    let (parts, body) = request.into_parts();
+    let grpc = is_grpc(&parts.headers);
+    let mut exchange = Exchange::begin(proxy, Arc::clone(&upstream.no_rule), caller, &parts);
+    let destination = proxy.destination(&upstream.name); // One view of the world for this request.
+    let outcome = match destination.as_deref() {
+        Some(Destination::Known(service)) => {
+            route(service, &mut exchange, caller, Request::from_parts(parts, body)).await
+        }
+        Some(Destination::Unknown) => {
+            Err(Failure::local(Kind::NoEndpoint, format!("there is no Service port {}", upstream.name)))
+        }
+        None => Err(Failure::local(Kind::NoEndpoint, format!("nothing is known of {} yet", upstream.name))),
+    };
+    let (response, held, times) = outcome.unwrap_or_else(|failure| {
+        exchange.failed(&failure);
+        (own_answer(&failure, grpc), Held::default(), Times::default())
+    });
+    exchange.answered(response.status(), response.headers());
+    response.map(|body| Watched::watch(body, exchange, held, times))
+}
+
+type Outcome = Result<(Response<Body>, Held, Times), Failure>;
+
+/// Finds the rule, and does what it says.
+async fn route(
+    service: &Service,
+    exchange: &mut Exchange,
+    caller: Caller,
+    request: Request<Body>,
+) -> Outcome {
+    let (parts, body) = request.into_parts();
+    let Some(table) = &service.routes else {
+        let reason = format!("{} carries bytes, not HTTP", service.name);
+        return Err(Failure::local(Kind::NoRoute, reason));
+    };
+    if parts.method == http::Method::CONNECT {
+        return Err(Failure::downstream(Kind::BadRequest, "CONNECT is not carried"));
+    }
+    let Some(route) = table.route(&parts) else {
+        return Err(Failure::local(Kind::NoRoute, format!("no rule of {} matches", table.name)));
+    };
+    exchange.follows(handles(exchange.proxy(), table, route));
+    let Action::Forward { backends, .. } = &route.action else {
+        let answer =
+            route.answer(&parts).map(|answer| (answer.map(Body::from), Held::default(), Times::default()));
+        return answer.ok_or_else(|| Failure::local(Kind::BadBackend, "the rule has no answer"));
+    };
+    let Some(backend) = backends.pick() else {
+        return Err(Failure::local(Kind::BadBackend, format!("no backend of {} has a weight", route.name)));
+    };
+    let Some(cluster) = service.clusters.get(backend.cluster).and_then(Option::as_ref) else {
+        let name = table.clusters.get(backend.cluster).map_or("?", |name| name);
+        return Err(Failure::local(Kind::BadBackend, format!("the backend {name} may not be used")));
+    };
+    follow(route, backend, cluster, exchange, caller, Request::from_parts(parts, body)).await
+}
+
+/// Rewrites the request, and sends it to an endpoint of `cluster` until there is an answer.
+async fn follow(
+    route: &Route,
+    backend: &Backend,
+    cluster: &Arc<Cluster>,
+    exchange: &mut Exchange,
+    caller: Caller,
+    request: Request<Body>,
+) -> Outcome {
+    let (mut parts, body) = request.into_parts();
+    route.apply_request(&mut parts, backend)?;
+    hop::name_target(&mut parts.headers, route.target.as_ref());
+    let http2 = match cluster.settings.protocol {
+        UpstreamProtocol::Http1 => false,
+        UpstreamProtocol::Http2 => true,
+        UpstreamProtocol::SameAsCaller => caller.http2,
+    };
+    if http2 {
+        hop::for_http2(&mut parts)?
+    } else {
+        hop::for_http1(&mut parts)
+    }
+    let in_flight = cluster.live.pool.begin(&cluster.settings.pool)?;
+    let limits = Limits::of(route, exchange.started());
+    let mut upload = Upload::new(body, route.retry.attempts > 0, limits.times.idle.as_ref());
+    let sending = Sending { route, cluster, http2, limits, parts: &parts };
+    let answered = sending.until_answered(exchange, &mut upload).await;
+    exchange.received(upload.bytes());
+    let idle = sending.limits.times.idle;
+    http1::recycle(parts);
+    let Answered { mut response, mut held, deadline } = answered?;
+    response.headers_mut().remove(UNPROCESSED);
+    route.apply_response(response.headers_mut(), backend);
+    held.in_flight = Some(in_flight);
+    Ok((response, held, Times { deadline, idle }))
+}
+
+/// A request that goes to an endpoint, or to several in turn.
+struct Sending<'a> {
+    route: &'a Route,
+    cluster: &'a Arc<Cluster>,
+    http2: bool,
+    limits: Limits,
+    parts: &'a Parts,
+}
+
+/// When it must be over.
+struct Limits {
+    /// The request's deadline; idleness.
+    times: Times,
+    /// Of one attempt.
+    per_try: Option<std::time::Duration>,
+}
+
+impl Limits {
+    fn of(route: &Route, started: Instant) -> Self {
+        let deadline = route.timeout.map(|limit| started + limit);
+        let idle = route.idle_timeout.map(|limit| (limit, Activity::new()));
+        Self { times: Times { deadline, idle }, per_try: route.per_try_timeout }
+    }
+
+    fn deadline_of_try(&self, now: Instant) -> Option<Instant> {
+        let own = self.per_try.map(|limit| now + limit);
+        [self.times.deadline, own].into_iter().flatten().min()
+    }
+}
+
+impl Sending<'_> {
+    async fn until_answered(
+        &self,
+        exchange: &mut Exchange,
+        upload: &mut Upload,
+    ) -> Result<Answered, Failure> {
+        let budget = &self.cluster.live.budget;
+        let deadline = [self.limits.times.deadline, hop::grpc_deadline(self.parts, exchange.started())];
+        let deadline = deadline.into_iter().flatten().min();
+        let mut attempts = Attempts::new(&self.route.retry, self.parts, deadline);
+        budget.request(now());
+        loop {
+            let attempt = Attempt::new(self, exchange.proxy().worker, attempts.tried());
+            let mut result = attempt.make(exchange, upload).await;
+            if upload.is_broken() {
+                return Err(upload.failure());
+            }
+            let ended = match &result {
+                Ok(answered) => answered.ended(),
+                Err((failure, _)) => Ended::Failed(failure),
+            };
+            match attempts.after(ended, upload.is_replayable(), now(), budget) {
+                Ok(pause) => {
+                    exchange.retried();
+                    if let Some(endpoint) = endpoint(&result) {
+                        attempts.failed_at(endpoint);
+                    }
+                    drop(result);
+                    tokio::time::sleep(pause).await;
+                }
+                Err(why) => {
+                    if !matches!(why, NoRetry::NotWanted) {
+                        exchange.retry_skipped(why.reason());
+                    }
+                    if let Ok(answered) = &mut result {
+                        answered.settle();
+                    }
+                    return result.map_err(|(failure, _)| failure);
+                }
+            }
+        }
+    }
+}
+
+fn endpoint(result: &Result<Answered, (Failure, Option<SocketAddr>)>) -> Option<SocketAddr> {
+    match result {
+        Ok(answered) => answered.held.picked.as_ref().map(|(picked, _)| picked.endpoint().address()),
+        Err((_, endpoint)) => *endpoint,
+    }
+}
+
+/// A rule's handles, made at its first request and kept with its table.
+fn handles(proxy: &Proxy, table: &RouteTable, route: &Route) -> Arc<Handles> {
+    let make = || proxy.metrics.handles(Direction::Outbound, &table.name, &route.name);
+    table.handles(&route.name).map_or_else(make, |kept| Arc::clone(kept.get_or_init(make)))
+}
+
+/// What an HTTP/1.1 request asks the pool for.
+pub fn ask_http1(address: SocketAddr, worker: usize) -> Ask {
+    Ask { address, worker, want: Want::Exclusive }
+}
+
+#[cfg(test)]
+mod tests;

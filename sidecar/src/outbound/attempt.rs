@@ -1,0 +1,234 @@
+//! One attempt: pick an endpoint, get a connection, send, and tell outlier detection how it ended.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::{Request, Response, StatusCode};
+
+use crate::body::Body;
+use crate::cluster::{Outcome, Picked};
+use crate::exchange::watched::{Activity, Held, Times, Verdict};
+use crate::exchange::{Exchange, UNPROCESSED, grpc_status, is_grpc};
+use crate::failure::{Failure, Kind};
+use crate::http1::client;
+use crate::outbound::Sending;
+use crate::outbound::upload::Upload;
+use crate::pool::admission::Want;
+use crate::pool::{Ask, Http1, Lease, Stream, http2};
+use crate::proxy::now;
+use crate::retry::Ended;
+
+/// How often a kept connection may turn out to be closed, before a byte was written, until that counts as the
+/// end of the attempt.
+const STALE_CONNECTIONS: usize = 4;
+
+/// See the module.
+pub struct Attempt<'a> {
+    sending: &'a Sending<'a>,
+    worker: usize,
+    tried: &'a [SocketAddr],
+    stage: Stage,
+}
+
+/// How far it came: what a timeout says about the endpoint, and whether the request may have arrived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// For a connection of the pool.
+    Waiting,
+    /// To the endpoint.
+    Connecting,
+    /// From here on bytes may have arrived.
+    Sent,
+}
+
+/// The head of an answer has come.
+#[derive(Debug)]
+pub struct Answered {
+    /// The answer.
+    pub response: Response<Body>,
+    /// What must live until its end.
+    pub held: Held,
+    /// When its end must have come.
+    pub deadline: Option<Instant>,
+}
+
+/// A connection that takes the request.
+enum Connection {
+    Http1(client::Connection),
+    Http2(Stream),
+}
+
+impl<'a> Attempt<'a> {
+    /// An attempt at another endpoint than those in `tried`, if there is one.
+    pub fn new(sending: &'a Sending<'a>, worker: usize, tried: &'a [SocketAddr]) -> Self {
+        Self { sending, worker, tried, stage: Stage::Waiting }
+    }
+
+    /// Makes it. A failure comes with the endpoint that it is about.
+    pub async fn make(
+        mut self,
+        exchange: &mut Exchange,
+        upload: &mut Upload,
+    ) -> Result<Answered, (Failure, Option<SocketAddr>)> {
+        let cluster = self.sending.cluster;
+        let Some(mut picked) = cluster.pick(now(), self.tried) else {
+            let reason = format!("{} has no endpoint", cluster.settings.name);
+            return Err((Failure::local(Kind::NoEndpoint, reason), None));
+        };
+        let began = exchange.attempt(picked.endpoint().address());
+        let deadline = self.sending.limits.deadline_of_try(began);
+        let times = Times { deadline, idle: self.sending.limits.times.idle.clone() };
+        let sent = if times.are_unlimited() {
+            self.send(&mut picked, upload).await
+        } else {
+            let limited = limited(&times, self.send(&mut picked, upload)).await;
+            limited.unwrap_or_else(|| Err(self.timed_out(&picked)))
+        };
+        exchange.attempted(began);
+        let endpoint = picked.endpoint().address();
+        let sent =
+            sent.and_then(|(response, stream)| handed_over(response).map(|response| (response, stream)));
+        match sent {
+            Ok((response, stream)) => {
+                let verdict = Verdict { status: response.status(), grpc: is_grpc(response.headers()) };
+                let held = Held { picked: Some((picked, Some(verdict))), stream, in_flight: None };
+                Ok(Answered { response, held, deadline })
+            }
+            Err(failure) => {
+                picked.record(now(), Outcome::Failure(failure.kind));
+                Err((failure, Some(endpoint)))
+            }
+        }
+    }
+
+    async fn send(
+        &mut self,
+        picked: &mut Picked,
+        upload: &mut Upload,
+    ) -> Result<(Response<Body>, Option<Stream>), Failure> {
+        let parts = self.sending.parts;
+        let mut stale = 0;
+        loop {
+            self.stage = Stage::Waiting;
+            let connection = self.checkout(picked).await?;
+            self.stage = Stage::Sent;
+            let unsent = match connection {
+                Connection::Http1(connection) => match connection.send_parts(parts, upload.body()).await {
+                    Ok(response) => return Ok((response, None)),
+                    Err(error) if error.request_sent || !error.reused => return Err(error.into_failure()),
+                    Err(error) => error.into_failure(),
+                },
+                Connection::Http2(mut stream) => {
+                    let request = Request::from_parts(parts.clone(), upload.body());
+                    match stream.handle.sender.try_send_request(request).await {
+                        Ok(response) => return Ok((response.map(Body::from), Some(stream))),
+                        Err(mut error) => match error.take_message() {
+                            None => return Err(http2::failure(error.error())),
+                            Some(_) => Failure::upstream(Kind::Refused, false, "the connection was closing"),
+                        },
+                    }
+                }
+            };
+            // A kept connection that was closed meanwhile: nothing was written, so it is no attempt yet.
+            stale += 1;
+            if stale > STALE_CONNECTIONS || !upload.is_replayable() {
+                return Err(unsent);
+            }
+        }
+    }
+
+    /// A connection to the endpoint, or to another one to which one came free while we waited.
+    async fn checkout(&mut self, picked: &mut Picked) -> Result<Connection, Failure> {
+        let pool = &self.sending.cluster.live.pool;
+        let settings = &self.sending.cluster.settings.pool;
+        let want = if self.sending.http2 { Want::Shared } else { Want::Exclusive };
+        loop {
+            let ask = Ask { address: picked.endpoint().address(), worker: self.worker, want };
+            let (address, connection) = match pool.admit(settings, ask).await? {
+                Lease::Http1(address, Http1(connection)) => (address, Connection::Http1(connection)),
+                Lease::Stream(stream) => (stream.address, Connection::Http2(stream)),
+                Lease::Slot(slot) if self.sending.http2 => {
+                    self.stage = Stage::Connecting;
+                    return pool.open_http2(settings, slot, ask).await.map(Connection::Http2);
+                }
+                Lease::Slot(slot) => {
+                    self.stage = Stage::Connecting;
+                    let opened = pool.open_http1(settings, slot, ask).await;
+                    return opened.map(|Http1(connection)| Connection::Http1(connection));
+                }
+            };
+            if address == ask.address {
+                return Ok(connection);
+            }
+            if !self.tried.contains(&address)
+                && let Some(other) = self.sending.cluster.claim(address)
+            {
+                *picked = other;
+                return Ok(connection);
+            }
+            // It is closed, which makes room for one that we can use.
+        }
+    }
+
+    fn timed_out(&self, picked: &Picked) -> Failure {
+        let endpoint = picked.endpoint().address();
+        match self.stage {
+            Stage::Waiting => {
+                Failure::local(Kind::Timeout, "the time was over while waiting for a connection")
+            }
+            Stage::Connecting => {
+                Failure::upstream(Kind::Timeout, false, format!("{endpoint} did not accept in time"))
+            }
+            Stage::Sent => {
+                Failure::upstream(Kind::Timeout, true, format!("{endpoint} did not answer in time"))
+            }
+        }
+    }
+}
+
+impl Answered {
+    /// As a retry policy sees it.
+    pub fn ended(&self) -> Ended<'_> {
+        Ended::Answered(self.response.status(), grpc_status(self.response.headers()))
+    }
+
+    /// This is the answer that the caller gets: what is known of the endpoint already is told.
+    pub fn settle(&mut self) {
+        let Some((picked, verdict)) = &mut self.held.picked else { return };
+        let Some(Verdict { status, grpc }) = *verdict else { return };
+        let code = grpc_status(self.response.headers()).filter(|_| grpc);
+        if status.is_server_error() || code.is_some() {
+            *verdict = None;
+            picked.record(now(), code.map_or(Outcome::Status(status), Outcome::Grpc));
+        }
+    }
+}
+
+/// A remote sidecar that could not reach its application is an endpoint without a connection.
+fn handed_over(response: Response<Body>) -> Result<Response<Body>, Failure> {
+    if response.status() == StatusCode::SERVICE_UNAVAILABLE
+        && let Some(why) = response.headers().get(UNPROCESSED)
+    {
+        let reason = format!("the endpoint's sidecar: {}", String::from_utf8_lossy(why.as_bytes()));
+        return Err(Failure::upstream(Kind::Connect, false, reason));
+    }
+    Ok(response)
+}
+
+/// Runs `future` until the times are over: None.
+async fn limited<F: Future>(times: &Times, future: F) -> Option<F::Output> {
+    let over = async {
+        while let Some(at) = times.next().filter(|at| *at > now()) {
+            tokio::time::sleep_until(at.into()).await;
+        }
+    };
+    tokio::select! {
+        biased;
+        output = future => Some(output),
+        () = over => None,
+    }
+}
+
+/// See [`Times::idle`].
+pub type Idle = (Duration, Arc<Activity>);

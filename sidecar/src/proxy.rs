@@ -1,0 +1,66 @@
+//! What every connection of a worker sees: the configuration in force, and where things are counted.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+
+use crate::access_log::AccessLog;
+use crate::config::{Destination, Inbound, ProxyConfig};
+use crate::drain::Drain;
+use crate::http1;
+use crate::metrics::Metrics;
+
+/// One a worker; what is in it is shared by all.
+#[derive(Debug, Clone)]
+pub struct Proxy {
+    /// Which worker this is.
+    pub worker: usize,
+    /// What is in force.
+    pub config: Arc<ArcSwap<ProxyConfig>>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// None: switched off.
+    pub access_log: Option<AccessLog>,
+    /// How far the end has come.
+    pub drain: Drain,
+    /// What callers may send.
+    pub http1: Arc<http1::Limits>,
+}
+
+/// Who calls.
+#[derive(Debug, Clone, Copy)]
+pub struct Caller {
+    /// Its address.
+    pub peer: SocketAddr,
+    /// It speaks HTTP/2.
+    pub http2: bool,
+}
+
+impl Proxy {
+    /// A worker's view; `worker` counts from 0.
+    pub fn new(
+        worker: usize,
+        config: Arc<ArcSwap<ProxyConfig>>,
+        metrics: Arc<Metrics>,
+        drain: Drain,
+    ) -> Self {
+        Self { worker, config, metrics, access_log: None, drain, http1: Arc::default() }
+    }
+
+    /// What is known of a destination; None: nothing yet.
+    pub fn destination(&self, name: &str) -> Option<Arc<Destination>> {
+        self.config.load().destinations.get(name).cloned()
+    }
+
+    /// What is known of an endpoint of this pod; None: nobody lists it, as far as we know.
+    pub fn inbound(&self, address: SocketAddr) -> Option<Arc<Inbound>> {
+        self.config.load().inbound.get(&address).cloned()
+    }
+}
+
+/// The clock of the data path; stands still in tests with paused time.
+pub fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
