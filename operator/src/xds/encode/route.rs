@@ -231,7 +231,7 @@ fn forward(
         retry_policy: variant.policy(&rule.retry, limits.backend_request),
         cluster_not_found_response_code: ClusterNotFoundResponseCode::InternalServerError.into(),
         host_rewrite_specifier: rewrite.hostname.clone().map(HostRewriteSpecifier::HostRewriteLiteral),
-        cluster_specifier: Some(clusters(backends)),
+        cluster_specifier: Some(clusters(rule, backends)),
         ..Default::default()
     };
     leg.rewrite(&mut action);
@@ -239,24 +239,43 @@ fn forward(
 }
 
 /// The cluster of a share that cannot be served does not exist, which is answered with 500.
-fn clusters(backends: &[Backend]) -> ClusterSpecifier {
-    let unchanged = HeaderModifier::default();
+///
+/// A backend's changes to headers come after its rule's. Envoy would apply them before the route's, so where a
+/// backend has any, those of the rule stand with each backend and not with the route.
+fn clusters(rule: &Rule, backends: &[Backend]) -> ClusterSpecifier {
+    let by_backend = changed_by_backend(&rule.action);
     if let [only] = backends
-        && only.request_headers == unchanged
-        && only.response_headers == unchanged
+        && !by_backend
     {
         return ClusterSpecifier::Cluster(only.port.to_string());
     }
-    let clusters = backends.iter().map(|backend| ClusterWeight {
-        name: if backend.usable { backend.port.to_string() } else { format!("invalid/{}", backend.port) },
-        weight: Some(count(backend.weight)),
-        request_headers_to_add: changes(&backend.request_headers),
-        request_headers_to_remove: backend.request_headers.remove.clone(),
-        response_headers_to_add: changes(&backend.response_headers),
-        response_headers_to_remove: backend.response_headers.remove.clone(),
-        ..Default::default()
+    let clusters = backends.iter().map(|backend| {
+        let mut cluster = ClusterWeight {
+            name: if backend.usable { backend.port.to_string() } else { format!("invalid/{}", backend.port) },
+            weight: Some(count(backend.weight)),
+            ..Default::default()
+        };
+        if by_backend {
+            let request = Changes::of(&[&rule.request_headers, &backend.request_headers]);
+            cluster.request_headers_to_add = request.add;
+            cluster.request_headers_to_remove = request.remove;
+            let response = Changes::of(&[&rule.response_headers, &backend.response_headers]);
+            cluster.response_headers_to_add = response.add;
+            cluster.response_headers_to_remove = response.remove;
+        }
+        cluster
     });
     ClusterSpecifier::WeightedClusters(WeightedCluster { clusters: clusters.collect(), ..Default::default() })
+}
+
+fn changed_by_backend(action: &Action) -> bool {
+    let unchanged = HeaderModifier::default();
+    match action {
+        Action::Forward { backends, .. } => backends
+            .iter()
+            .any(|backend| backend.request_headers != unchanged || backend.response_headers != unchanged),
+        Action::Redirect(_) | Action::Respond(_) | Action::Broken => false,
+    }
 }
 
 /// The port of the new address: as written; or the scheme's; or that of the called port. It is left out where
@@ -292,15 +311,41 @@ fn redirect_action(port: &Port, redirect: &RequestRedirect, leg: &Leg) -> Redire
 }
 
 fn change_headers(route: &mut Route, rule: &Rule) {
-    route.request_headers_to_add = changes(&rule.request_headers);
-    route.request_headers_to_remove.clone_from(&rule.request_headers.remove);
-    route.response_headers_to_add = changes(&rule.response_headers);
-    route.response_headers_to_remove.clone_from(&rule.response_headers.remove);
+    if changed_by_backend(&rule.action) {
+        return;
+    }
+    let request = Changes::of(&[&rule.request_headers]);
+    route.request_headers_to_add = request.add;
+    route.request_headers_to_remove = request.remove;
+    let response = Changes::of(&[&rule.response_headers]);
+    route.response_headers_to_add = response.add;
+    route.response_headers_to_remove = response.remove;
 }
 
-fn changes(modifier: &HeaderModifier) -> Vec<HeaderValueOption> {
-    let add = modifier.add.iter().map(|header| change(header, HeaderAppendAction::AppendIfExistsOrAdd));
-    modifier.set.iter().map(set).chain(add).collect()
+/// What Envoy does: everything in `remove`, then everything in `add`, in order.
+#[derive(Default)]
+struct Changes {
+    remove: Vec<String>,
+    add: Vec<HeaderValueOption>,
+}
+
+impl Changes {
+    /// The changes of several modifiers, the first applied first. Each removes, then sets, then adds.
+    fn of(modifiers: &[&HeaderModifier]) -> Self {
+        let mut changes = Self::default();
+        for modifier in modifiers {
+            for name in &modifier.remove {
+                changes.add.retain(|option| {
+                    option.header.as_ref().is_none_or(|header| !header.key.eq_ignore_ascii_case(name))
+                });
+                changes.remove.push(name.clone());
+            }
+            let add =
+                modifier.add.iter().map(|header| change(header, HeaderAppendAction::AppendIfExistsOrAdd));
+            changes.add.extend(modifier.set.iter().map(set).chain(add));
+        }
+        changes
+    }
 }
 
 fn set(header: &Header) -> HeaderValueOption {
@@ -333,8 +378,6 @@ fn configuration(port: &Port, name: &str, virtual_hosts: Vec<Vec<u8>>) -> Vec<u8
     });
     let configuration = RouteConfiguration {
         name: name.to_owned(),
-        // A backend's changes to headers come after its rule's.
-        most_specific_header_mutations_wins: true,
         validate_clusters: Some(flag(false)),
         max_direct_response_body_size_bytes: bodies.max().filter(|size| *size > BODY_LIMIT).map(count),
         ..Default::default()
