@@ -24,7 +24,10 @@ pub fn files() -> Result<Vec<(String, String)>, Box<dyn std::error::Error>> {
         .map(|definition| {
             let name = format!("{}.yaml", definition.spec.names.plural);
             let text = serde_saphyr::to_string(&definition)?;
-            Ok((name, format!("# Generated from crds/src: change it there, then run `make generate`.\n{text}")))
+            Ok((
+                name,
+                format!("# Generated from crds/src: change it there, then run `make generate`.\n{text}"),
+            ))
         })
         .collect()
 }
@@ -54,5 +57,89 @@ fn tidy_schema(schema: &mut Value) {
         }
         Value::Array(items) => items.iter_mut().for_each(tidy_schema),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn generated_files_are_current() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("generated");
+        let files = files().unwrap();
+        for (name, text) in &files {
+            let committed = std::fs::read_to_string(folder.join(name)).unwrap_or_default();
+            assert!(
+                committed == *text,
+                "crds/generated/{name} is not what the types say: run `make generate`"
+            );
+        }
+        assert_eq!(
+            std::fs::read_dir(folder).unwrap().count(),
+            files.len(),
+            "a file too many in crds/generated"
+        );
+    }
+
+    #[test]
+    fn every_field_is_explained_and_bounded() {
+        for definition in all().unwrap() {
+            let schema = serde_json::to_value(&definition.spec.versions[0].schema).unwrap();
+            let schema = &schema["openAPIV3Schema"]["properties"];
+            for part in ["spec", "status"] {
+                let path = format!("{} {part}", definition.spec.names.kind);
+                explained(&schema[part], &path, false);
+            }
+        }
+    }
+
+    /// What `kubectl explain` shows, and what the API server needs to estimate the cost of rules.
+    fn explained(schema: &Value, path: &str, item: bool) {
+        assert!(item || schema["description"].is_string(), "{path} has no description");
+        match schema["type"].as_str() {
+            Some("string") => {
+                let bounded = schema["maxLength"].is_u64() || schema["enum"].is_array();
+                assert!(bounded || schema["format"] == "date-time", "{path} has no maxLength");
+            }
+            Some("array") => {
+                assert!(schema["maxItems"].is_u64(), "{path} has no maxItems");
+                explained(&schema["items"], &format!("{path}[]"), true);
+            }
+            Some("integer") => {
+                let bounded = schema["minimum"].is_number() && schema["maximum"].is_number();
+                assert!(
+                    bounded || schema["enum"].is_array() || schema["format"] == "int64",
+                    "{path} has no bounds"
+                );
+            }
+            Some("object") => {
+                assert!(schema["additionalProperties"].is_null(), "{path} is a map");
+                for (name, child) in schema["properties"].as_object().unwrap() {
+                    explained(child, &format!("{path}.{name}"), false);
+                }
+            }
+            other => panic!("{path} has type {other:?}"),
+        }
+    }
+
+    #[test]
+    fn every_rule_has_a_message() {
+        fn messages(value: &Value, count: &mut usize) {
+            for rule in value["x-kubernetes-validations"].as_array().into_iter().flatten() {
+                assert!(rule["message"].is_string() || rule["messageExpression"].is_string(), "{rule}");
+                *count += 1;
+            }
+            match value {
+                Value::Object(map) => map.values().for_each(|child| messages(child, count)),
+                Value::Array(items) => items.iter().for_each(|child| messages(child, count)),
+                Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+            }
+        }
+        let mut count = 0;
+        for definition in all().unwrap() {
+            messages(&serde_json::to_value(definition).unwrap(), &mut count);
+        }
+        assert!(count > 60, "{count}");
     }
 }

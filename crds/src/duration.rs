@@ -186,3 +186,49 @@ pub(crate) fn not_longer(shorter: &str, longer: &str, zero_is_no_limit: bool, me
     }
     Rule::new(rule).message(message)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_and_what_they_mean() {
+        for (text, millis) in [
+            ("0s", 0),
+            ("500ms", 500),
+            ("1m30s", 90_000),
+            ("24h", 86_400_000),
+            ("1h2m3s4ms", 3_723_004),
+            ("1s1s", 2000),
+        ] {
+            let duration: GatewayDuration = text.parse().unwrap();
+            assert_eq!(duration.get(), Duration::from_millis(millis), "{text}");
+            assert_eq!(duration.as_str(), text);
+        }
+        let longest: GatewayDuration = "99999h99999h99999h99999h".parse().unwrap();
+        assert_eq!(longest.get().as_secs(), 4 * 99_999 * 3600);
+        assert_eq!("60s".parse::<GatewayDuration>(), "1m".parse::<GatewayDuration>());
+        assert_eq!("0ms".parse::<GatewayDuration>().unwrap().limit(), None);
+    }
+
+    #[test]
+    fn refusals_say_what_to_write() {
+        assert_eq!(
+            "5".parse::<GatewayDuration>().unwrap_err().to_string(),
+            "a duration needs a unit: write 5s"
+        );
+        for text in ["", "s", "5 s", "1.5s", "-1s", "5d", "100000s", "1s1s1s1s1s", "5sm", "5us"] {
+            assert_eq!(text.parse::<GatewayDuration>().unwrap_err().to_string(), ADVICE, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_pattern_and_the_parser_agree() {
+        let pattern = regex::Regex::new(PATTERN).unwrap();
+        for text in
+            ["1s", "1ms", "1m1s", "00001h", "100000s", "1m1", "1s1s1s1s", "1s1s1s1s1s", "ms", "1ms1m", "1 s"]
+        {
+            assert_eq!(pattern.is_match(text), text.parse::<GatewayDuration>().is_ok(), "{text}");
+        }
+    }
+}

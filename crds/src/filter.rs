@@ -69,6 +69,40 @@ pub enum FilterType {
     DirectResponse,
 }
 
+/// What the schema allows of a [`Filter`] on one backend; `type` says which of the other fields holds it.
+#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = (
+    "(self.type == 'RequestHeaderModifier') == has(self.requestHeaderModifier)",
+    "type RequestHeaderModifier and the field requestHeaderModifier belong together: write both or neither"
+))]
+#[x_kube(validation = (
+    "(self.type == 'ResponseHeaderModifier') == has(self.responseHeaderModifier)",
+    "type ResponseHeaderModifier and the field responseHeaderModifier belong together: write both or neither"
+))]
+pub struct BackendFilter {
+    /// RequestHeaderModifier: change the request's headers. ResponseHeaderModifier: change the answer's
+    /// headers. The other filters stand in the rule.
+    #[serde(rename = "type")]
+    pub kind: BackendFilterType,
+    /// For type RequestHeaderModifier.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_header_modifier: Option<HeaderModifier>,
+    /// For type ResponseHeaderModifier.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub response_header_modifier: Option<HeaderModifier>,
+}
+
+/// Which change a filter of a backend makes.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Copy, PartialEq, Eq)]
+#[schemars(inline)]
+pub enum BackendFilterType {
+    /// Change the request's headers.
+    RequestHeaderModifier,
+    /// Change the answer's headers.
+    ResponseHeaderModifier,
+}
+
 /// Changes to headers, in this order: remove, set, add. Header names are compared in any case.
 #[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Default)]
 #[serde(rename_all = "camelCase")]

@@ -8,6 +8,8 @@
 //!   \----admit-----> Object              typed, with every default filled in
 //! ```
 
+#![allow(clippy::duplicated_attributes)] // Each printcolumn of a kind has a name, a type and a path.
+
 pub mod service_route;
 pub mod retry;
 pub mod connection_pool;
@@ -28,8 +30,8 @@ pub mod arbitrary;
 pub use connection_pool::{ConnectionPool, LoadBalancer, LoadBalancerType};
 pub use duration::GatewayDuration;
 pub use filter::{
-    DirectResponse, Filter, FilterType, Header, HeaderModifier, PathModifier, PathModifierType, RequestRedirect,
-    Scheme, UrlRewrite,
+    BackendFilter, BackendFilterType, DirectResponse, Filter, FilterType, Header, HeaderModifier,
+    PathModifier, PathModifierType, RequestRedirect, Scheme, UrlRewrite,
 };
 pub use outlier_detection::{CountedError, Ejection, OutlierDetection, OutlierDetectionSpec, Recovery};
 pub use rate_limit_policy::{
@@ -44,7 +46,7 @@ pub use route_match::{
 };
 pub use service_route::{RouteRule, ServiceRoute, ServiceRouteSpec, Timeouts};
 pub use status::{LastError, Rollout, Status};
-pub use validate::{Object, Violation, admit, validate};
+pub use validate::{Object, Violation, admit, is_ours, validate};
 
 /// The API group of every kind here.
 pub const GROUP: &str = "fairlead.dev";

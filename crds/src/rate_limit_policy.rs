@@ -1,5 +1,6 @@
 //! RateLimitPolicy: how much is let in.
 
+use kube::core::Rule;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -28,11 +29,29 @@ use crate::status::Status;
            rule of a ServiceRoute, port of a Service, Service; then the older, then the name.",
     printcolumn(name = "Targets", type_ = "string", json_path = ".spec.targetRefs[*].name"),
     printcolumn(name = "Mode", type_ = "string", json_path = ".spec.mode"),
-    printcolumn(name = "Accepted", type_ = "string", json_path = r#".status.conditions[?(@.type=="Accepted")].status"#),
-    printcolumn(name = "Programmed", type_ = "string", json_path = r#".status.conditions[?(@.type=="Programmed")].status"#),
-    printcolumn(name = "Sidecars", type_ = "integer", json_path = ".status.rollout.subscribed", priority = 1),
+    printcolumn(
+        name = "Accepted",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Accepted")].status"#
+    ),
+    printcolumn(
+        name = "Programmed",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Programmed")].status"#
+    ),
+    printcolumn(
+        name = "Sidecars",
+        type_ = "integer",
+        json_path = ".status.rollout.subscribed",
+        priority = 1
+    ),
     printcolumn(name = "Acked", type_ = "integer", json_path = ".status.rollout.acked", priority = 1),
-    printcolumn(name = "Reason", type_ = "string", json_path = r#".status.conditions[?(@.type=="Programmed")].reason"#, priority = 1),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Programmed")].reason"#,
+        priority = 1
+    ),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
@@ -138,6 +157,7 @@ impl Algorithm {
     "(self.type in ['Header', 'QueryParam']) == has(self.name)",
     "a key of type Header or QueryParam needs name (which header or parameter), the other types take none"
 ))]
+#[x_kube(validation = key_header_name())]
 pub struct Key {
     /// Header: the value of a header. QueryParam: the value of a query parameter. Path: the path, without
     /// the query. Method: the method. SourceAddress: the caller's IP address. Requests without that header
@@ -148,6 +168,13 @@ pub struct Key {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::key_name")]
     pub name: Option<String>,
+}
+
+/// The name of a header is one.
+fn key_header_name() -> Rule {
+    let is_name = schema::is_header_name("self.name");
+    Rule::new(format!("self.type != 'Header' || !has(self.name) || {is_name}"))
+        .message(schema::HEADER_NAME_MESSAGE)
 }
 
 /// What callers are told apart by.

@@ -5,7 +5,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::filter::Filter;
+use crate::filter::{BackendFilter, Filter};
 use crate::schema;
 
 /// A Service whose callers a ServiceRoute is for.
@@ -67,11 +67,7 @@ pub struct BackendReference {
     /// Changes to requests and answers of this backend alone, after those of the rule:
     /// RequestHeaderModifier and ResponseHeaderModifier, each at most once.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 2))]
-    #[x_kube(validation = (
-        "self.all(f, f.type in ['RequestHeaderModifier', 'ResponseHeaderModifier'])",
-        "a backendRef takes RequestHeaderModifier and ResponseHeaderModifier only: other filters stand in the rule"
-    ))]
+    #[schemars(with = "Vec<BackendFilter>", length(max = 2))]
     #[x_kube(validation = (
         "self.all(f, self.exists_one(g, g.type == f.type))",
         "each filter type may stand once: write all its changes in one filter"

@@ -10,9 +10,11 @@ const NAME_MAX: u32 = 253;
 /// The longest label: a namespace, a rule, a port.
 const LABEL_MAX: u32 = 63;
 /// The longest header or query parameter name.
-const TOKEN_MAX: u32 = 256;
-/// The longest path, expression, or value to compare with.
-const VALUE_MAX: u32 = 1024;
+const TOKEN_MAX: u32 = 128;
+/// The longest path, or expression for paths.
+const PATH_MAX: u32 = 1024;
+/// The longest value, or expression for values, of a header or query parameter to compare with.
+const VALUE_MAX: u32 = 512;
 /// The longest header value to set.
 const HEADER_VALUE_MAX: u32 = 4096;
 /// The longest body of an answer of our own, in characters.
@@ -57,7 +59,10 @@ pub fn rule_name(_: &mut SchemaGenerator) -> Schema {
         1,
         LABEL_MAX,
         Some(LABEL_PATTERN),
-        &[("!self.matches('^rule-[0-9]+$')", "rule-N is what an unnamed rule is called: choose another name")],
+        &[(
+            "!self.matches('^rule-[0-9]+$')",
+            "rule-N is what an unnamed rule is called: choose another name",
+        )],
     )
 }
 
@@ -68,12 +73,12 @@ pub fn hostname(_: &mut SchemaGenerator) -> Schema {
 
 /// The name of a header to compare with.
 pub fn header_name(_: &mut SchemaGenerator) -> Schema {
-    text(1, TOKEN_MAX, None, &[HEADER_NAME])
+    text(1, TOKEN_MAX, None, &[(&is_header_name("self"), HEADER_NAME_MESSAGE)])
 }
 
 /// The name of a header to change: not one that frames the message or is Fairlead's own.
 pub fn changeable_header_name(_: &mut SchemaGenerator) -> Schema {
-    text(1, TOKEN_MAX, None, &[HEADER_NAME, NOT_HOST, NOT_FRAMING])
+    text(1, TOKEN_MAX, None, &[(&is_header_name("self"), HEADER_NAME_MESSAGE), NOT_HOST, NOT_FRAMING])
 }
 
 /// The names of headers to remove.
@@ -86,11 +91,15 @@ pub fn removed_headers(generator: &mut SchemaGenerator) -> Schema {
     })
 }
 
-/// RFC 9110 token.
-const HEADER_NAME: (&str, &str) = (
-    "self.matches('^[-A-Za-z0-9!#$%&*+.^_`|~]+$')",
-    "a header name has letters, digits and - _ . ! # $ % & * + ^ ` | ~ only: no colon, no space",
-);
+/// The CEL expression that holds for the name of a header (RFC 9110 token).
+pub fn is_header_name(field: &str) -> String {
+    format!("{field}.matches('^[-A-Za-z0-9!#$%&*+.^_`|~]+$')")
+}
+
+/// What [`is_header_name`] asks for.
+pub const HEADER_NAME_MESSAGE: &str =
+    "a header name has letters, digits and - _ . ! # $ % & * + ^ ` | ~ only: no colon, no space";
+
 /// The authority has a filter of its own.
 const NOT_HOST: (&str, &str) =
     ("self.lowerAscii() != 'host'", "host is not changed as a header: write urlRewrite.hostname");
@@ -118,7 +127,7 @@ pub fn match_value(_: &mut SchemaGenerator) -> Schema {
 
 /// A path or an expression for paths; what it may contain depends on the type of the match.
 pub fn path_value(_: &mut SchemaGenerator) -> Schema {
-    let mut schema = text(1, VALUE_MAX, None, &[]);
+    let mut schema = text(1, PATH_MAX, None, &[]);
     schema.insert("default".into(), "/".into());
     schema
 }
@@ -126,7 +135,7 @@ pub fn path_value(_: &mut SchemaGenerator) -> Schema {
 /// A path to write.
 pub fn path(_: &mut SchemaGenerator) -> Schema {
     let rule = is_path("self");
-    text(1, VALUE_MAX, None, &[(rule.as_str(), PATH_MESSAGE)])
+    text(1, PATH_MAX, None, &[(rule.as_str(), PATH_MESSAGE)])
 }
 
 /// What [`is_path`] asks for.

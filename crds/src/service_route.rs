@@ -26,12 +26,34 @@ use crate::status::Status;
     doc = "How calls to a Service are carried: which backend gets which request, changed how, how long it may \
            take, how often it is tried again, over how many connections.",
     printcolumn(name = "Services", type_ = "string", json_path = ".spec.parentRefs[*].name"),
-    printcolumn(name = "Accepted", type_ = "string", json_path = r#".status.conditions[?(@.type=="Accepted")].status"#),
-    printcolumn(name = "Resolved", type_ = "string", json_path = r#".status.conditions[?(@.type=="ResolvedRefs")].status"#),
-    printcolumn(name = "Programmed", type_ = "string", json_path = r#".status.conditions[?(@.type=="Programmed")].status"#),
-    printcolumn(name = "Sidecars", type_ = "integer", json_path = ".status.rollout.subscribed", priority = 1),
+    printcolumn(
+        name = "Accepted",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Accepted")].status"#
+    ),
+    printcolumn(
+        name = "Resolved",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="ResolvedRefs")].status"#
+    ),
+    printcolumn(
+        name = "Programmed",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Programmed")].status"#
+    ),
+    printcolumn(
+        name = "Sidecars",
+        type_ = "integer",
+        json_path = ".status.rollout.subscribed",
+        priority = 1
+    ),
     printcolumn(name = "Acked", type_ = "integer", json_path = ".status.rollout.acked", priority = 1),
-    printcolumn(name = "Reason", type_ = "string", json_path = r#".status.conditions[?(@.type=="Programmed")].reason"#, priority = 1),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Programmed")].reason"#,
+        priority = 1
+    ),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
@@ -46,9 +68,9 @@ pub struct ServiceRouteSpec {
     /// What happens to a request: the rule with the most specific match carries it (as in HTTPRoute: exact
     /// path, then longest prefix, then method, then most headers, then most query parameters, then the
     /// first). A request that no rule matches is answered with 404. Without rules, requests go to the
-    /// called Service. At most 64.
+    /// called Service. At most 32.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 64))]
+    #[schemars(length(max = 32))]
     #[x_kube(validation = (
         "self.all(r, !has(r.name) || self.exists_one(s, has(s.name) && s.name == r.name))",
         "rule names are unique in a ServiceRoute: rename one of the two"
