@@ -175,7 +175,7 @@ impl Tree {
             let mut reached = BTreeSet::new();
             while let Some(way) = ways.pop() {
                 for next in edges.get(&way[way.len() - 1]).into_iter().flatten() {
-                    let longer = [&way[..], &[next.clone()]].concat();
+                    let longer = [&way[..], std::slice::from_ref(next)].concat();
                     // Each circle once, from its first module.
                     if next == start && way.iter().min() == Some(start) {
                         circles.push(longer.join(" -> "));
