@@ -2,6 +2,14 @@
 //!
 //! The modules in reading order; each uses only those below it.
 
+pub mod run;
+
+pub mod admin;
+
+pub mod status;
+
+pub mod publish;
+
 pub mod watch;
 
 pub mod xds;

@@ -12,9 +12,6 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
-use crate::xds::session::Protocol;
-use crate::xds::snapshot::ResourceKind;
-
 /// The metrics and where they are written from.
 #[derive(Debug)]
 pub struct Metrics {
@@ -156,26 +153,26 @@ impl Metrics {
         text
     }
 
-    /// A stream opened.
-    pub fn stream_opened(&self, protocol: Protocol) {
-        self.streams.get_or_create(&ProtocolLabel { protocol: protocol.as_str() }).inc();
+    /// A stream opened, of the protocol `delta` or `sotw`.
+    pub fn stream_opened(&self, protocol: &'static str) {
+        self.streams.get_or_create(&ProtocolLabel { protocol }).inc();
     }
 
     /// A stream ended.
-    pub fn stream_closed(&self, protocol: Protocol) {
-        self.streams.get_or_create(&ProtocolLabel { protocol: protocol.as_str() }).dec();
+    pub fn stream_closed(&self, protocol: &'static str) {
+        self.streams.get_or_create(&ProtocolLabel { protocol }).dec();
     }
 
-    /// A response went out.
-    pub fn pushed(&self, type_url: &str, resources: usize) {
-        let label = TypeLabel { r#type: short(type_url) };
+    /// A response went out: `lds`, `rds`, `cds` or `eds`.
+    pub fn pushed(&self, kind: &'static str, resources: usize) {
+        let label = TypeLabel { r#type: kind };
         self.pushes.get_or_create(&label).inc();
         self.pushed_resources.get_or_create(&label).inc_by(resources as u64);
     }
 
     /// A client refused a resource.
-    pub fn nacked(&self, kind: ResourceKind) {
-        self.nacks.get_or_create(&TypeLabel { r#type: short(kind.type_url()) }).inc();
+    pub fn nacked(&self, kind: &'static str) {
+        self.nacks.get_or_create(&TypeLabel { r#type: kind }).inc();
     }
 
     /// A stream was ended because of what it asked.
@@ -227,17 +224,6 @@ impl Metrics {
     }
 }
 
-/// `cds` and so on.
-fn short(type_url: &str) -> &'static str {
-    match type_url.rsplit('.').next() {
-        Some("Listener") => "lds",
-        Some("RouteConfiguration") => "rds",
-        Some("Cluster") => "cds",
-        Some("ClusterLoadAssignment") => "eds",
-        _ => "other",
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -245,9 +231,9 @@ mod tests {
     #[test]
     fn text_has_the_values() {
         let metrics = Metrics::default();
-        metrics.stream_opened(Protocol::Delta);
-        metrics.pushed(ResourceKind::Cluster.type_url(), 3);
-        metrics.nacked(ResourceKind::Route);
+        metrics.stream_opened("delta");
+        metrics.pushed("cds", 3);
+        metrics.nacked("rds");
         metrics.compiled(Scope::Config, Duration::from_millis(2));
         let text = metrics.text();
         for line in [

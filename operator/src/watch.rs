@@ -8,6 +8,8 @@
 
 pub mod directory;
 
+pub mod kubernetes;
+
 mod disk;
 
 mod store;
@@ -51,6 +53,19 @@ pub enum Change {
     Declared(ObjectRef, Option<Arc<Declared>>),
 }
 
+impl Change {
+    /// The change that takes this object away.
+    fn removal(&self) -> Self {
+        match self {
+            Self::Service(key, _) => Self::Service(key.clone(), None),
+            Self::EndpointSlice(key, _) => Self::EndpointSlice(key.clone(), None),
+            Self::Pod(key, _) => Self::Pod(key.clone(), None),
+            Self::Namespace(name, _) => Self::Namespace(name.clone(), None),
+            Self::Declared(reference, _) => Self::Declared(reference.clone(), None),
+        }
+    }
+}
+
 /// An object of one of our kinds as it was read.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Declared {
@@ -62,6 +77,23 @@ pub struct Declared {
     pub written: Arc<Value>,
     /// The status that it had when it was read.
     pub status: Status,
+}
+
+impl Declared {
+    /// Whether nothing that is compiled differs: a status was written, or a label.
+    #[must_use]
+    pub fn means_the_same_as(&self, other: &Self) -> bool {
+        let metadata = |field| (self.written.pointer(field), other.written.pointer(field));
+        let same = |(one, other)| one == other;
+        let same_content = match (&self.content, &other.content) {
+            (Ok(_), Ok(_)) => true,
+            (one, other) => one == other,
+        };
+        self.generation == other.generation
+            && same_content
+            && same(metadata("/metadata/uid"))
+            && same(metadata("/metadata/creationTimestamp"))
+    }
 }
 
 /// A valid object.

@@ -29,6 +29,7 @@ use self::codec::Codec;
 use super::hub::Hub;
 use super::registry::{Ending, Mailbox, StreamId};
 use super::session::{Limits, Protocol, Refusal, Response, Session};
+use super::snapshot::ResourceKind;
 use crate::metrics::Metrics;
 
 /// Streams that are served at the same time; one more is told to go elsewhere.
@@ -186,7 +187,7 @@ impl<R: DiscoveryMessage> Stream<R> {
             )));
         }
         let (id, mailbox) = registry.open(R::PROTOCOL, peer);
-        ads.metrics.stream_opened(R::PROTOCOL);
+        ads.metrics.stream_opened(R::PROTOCOL.as_str());
         Ok(Self {
             id,
             session: Session::new(R::PROTOCOL, Limits::default()),
@@ -252,7 +253,7 @@ impl<R: DiscoveryMessage> Stream<R> {
             (None, true) => Some(Instant::now() + HOLD),
         };
         if let Some(response) = &response {
-            self.metrics.pushed(response.type_url(), response.len());
+            self.metrics.pushed(short(response.type_url()), response.len());
         }
         response
     }
@@ -299,7 +300,7 @@ impl<R: DiscoveryMessage> Stream<R> {
         }
         for change in &changes {
             if let super::session::Change::Nacked(kind, name, _, message) = change {
-                self.metrics.nacked(*kind);
+                self.metrics.nacked(short(kind.type_url()));
                 tracing::warn!(stream = self.id, node = self.node(), resource = %name, kind = ?kind, %message, "client refused a resource");
             }
         }
@@ -340,7 +341,18 @@ impl<R> Drop for Stream<R> {
         let node = self.session.node().map_or("", |node| node);
         tracing::info!(stream = self.id, node, ending = ?self.ending, "client disconnected");
         self.hub.registry().close(self.id, self.ending, Instant::now());
-        self.metrics.stream_closed(self.session.protocol());
+        self.metrics.stream_closed(self.session.protocol().as_str());
         self.hub.notify();
+    }
+}
+
+/// A type as a label: `cds` and so on.
+fn short(type_url: &str) -> &'static str {
+    match ResourceKind::from_type_url(type_url) {
+        Some(ResourceKind::Listener) => "lds",
+        Some(ResourceKind::Route) => "rds",
+        Some(ResourceKind::Cluster) => "cds",
+        Some(ResourceKind::Endpoints) => "eds",
+        None => "other",
     }
 }

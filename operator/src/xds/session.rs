@@ -35,7 +35,7 @@ use envoy_types::pb::google::rpc::Status as RpcStatus;
 pub use self::limits::{Limits, Refusal};
 use self::subscription::{Due, Held, Standing, Subscription};
 use super::snapshot::{Resource, ResourceKind, Snapshot};
-use super::wire::{self, DeltaResponse, StateResponse};
+use super::wire::{DeltaResponse, StateResponse};
 
 /// The name that stands for all resources of a type.
 const WILDCARD: &str = "*";
@@ -181,8 +181,8 @@ impl Session {
     /// Takes one request of a delta stream. A refusal ends the stream.
     pub fn delta(&mut self, request: DeltaDiscoveryRequest) -> Result<(), Refusal> {
         self.identify(request.node.as_ref())?;
-        let kind =
-            wire::kind_of(&request.type_url).ok_or_else(|| Refusal::unknown_type(&request.type_url))?;
+        let kind = ResourceKind::from_type_url(&request.type_url)
+            .ok_or_else(|| Refusal::unknown_type(&request.type_url))?;
         let names = request.resource_names_subscribe.iter().chain(&request.resource_names_unsubscribe);
         self.limits.check_names(names.chain(request.initial_resource_versions.keys()))?;
         self.answered(kind, &request.response_nonce, request.error_detail.as_ref());
@@ -221,8 +221,8 @@ impl Session {
     /// Takes one request of a state-of-the-world stream. A refusal ends the stream.
     pub fn state(&mut self, request: DiscoveryRequest) -> Result<(), Refusal> {
         self.identify(request.node.as_ref())?;
-        let kind =
-            wire::kind_of(&request.type_url).ok_or_else(|| Refusal::unknown_type(&request.type_url))?;
+        let kind = ResourceKind::from_type_url(&request.type_url)
+            .ok_or_else(|| Refusal::unknown_type(&request.type_url))?;
         self.limits.check_names(request.resource_names.iter())?;
         let subscription = self.subscription(kind);
         // A request that does not answer the latest response was overtaken by it; the answer to

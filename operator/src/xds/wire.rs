@@ -113,8 +113,52 @@ fn any(kind: ResourceKind, resource: &Resource) -> SharedAny {
     SharedAny { type_url: kind.type_url().to_owned(), value: resource.any.clone() }
 }
 
-/// The kind that a type URL asks for, if it is one that is served.
+/// A resource for people to read.
 #[must_use]
-pub fn kind_of(type_url: &str) -> Option<ResourceKind> {
-    ResourceKind::ALL.into_iter().find(|kind| kind.type_url() == type_url)
+pub fn describe(kind: ResourceKind, resource: &Resource) -> String {
+    use envoy_types::pb::envoy::config::{cluster, endpoint, listener, route};
+    use prost::Message;
+    fn show<M: Message + Default + std::fmt::Debug>(bytes: &Bytes) -> String {
+        M::decode(bytes.clone()).map_or_else(|error| error.to_string(), |message| format!("{message:#?}"))
+    }
+    match kind {
+        ResourceKind::Listener => show::<listener::v3::Listener>(&resource.any),
+        ResourceKind::Route => show::<route::v3::RouteConfiguration>(&resource.any),
+        ResourceKind::Cluster => show::<cluster::v3::Cluster>(&resource.any),
+        ResourceKind::Endpoints => show::<endpoint::v3::ClusterLoadAssignment>(&resource.any),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryResponse, DiscoveryResponse};
+    use prost::Message;
+
+    use super::*;
+
+    fn resource() -> Arc<Resource> {
+        Arc::new(Resource { name: "a".into(), version: "1".into(), any: Bytes::from_static(b"\x0a\x01a") })
+    }
+
+    #[test]
+    fn envoy_reads_what_is_written() {
+        let delta = DeltaResponse::new(ResourceKind::Cluster, "7".into(), &[resource()], &["gone".into()]);
+        let read = DeltaDiscoveryResponse::decode(delta.encode_to_vec().as_slice()).unwrap();
+        assert_eq!((read.nonce.as_str(), read.type_url.as_str()), ("7", ResourceKind::Cluster.type_url()));
+        assert_eq!(read.removed_resources, ["gone"]);
+        assert_eq!((read.resources[0].name.as_str(), read.resources[0].version.as_str()), ("a", "1"));
+        assert_eq!(read.resources[0].resource.as_ref().unwrap().value, b"\x0a\x01a");
+        assert_eq!(read.encode_to_vec(), delta.encode_to_vec());
+
+        let state = StateResponse::new(ResourceKind::Cluster, "v".into(), "8".into(), &[resource()]);
+        let read = DiscoveryResponse::decode(state.encode_to_vec().as_slice()).unwrap();
+        assert_eq!((read.nonce.as_str(), read.version_info.as_str()), ("8", "v"));
+        assert_eq!(read.resources[0].type_url, ResourceKind::Cluster.type_url());
+        assert_eq!(read.encode_to_vec(), state.encode_to_vec());
+    }
+
+    #[test]
+    fn a_resource_can_be_read() {
+        assert!(describe(ResourceKind::Cluster, &resource()).contains("name: \"a\""));
+    }
 }

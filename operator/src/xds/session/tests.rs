@@ -201,7 +201,7 @@ fn short(response: Response) -> (ResourceKind, Vec<String>, String) {
         bytes.iter().map(|bytes| String::from_utf8(bytes.to_vec()).unwrap()).collect();
     names.extend(removed.iter().map(|name| format!("-{name}")));
     names.sort();
-    (wire::kind_of(&type_url).unwrap(), names, nonce)
+    (ResourceKind::from_type_url(&type_url).unwrap(), names, nonce)
 }
 
 #[test]

@@ -94,7 +94,7 @@ impl Client {
             return;
         }
         let response = self.unanswered.remove(0);
-        let kind = wire::kind_of(response.type_url()).unwrap();
+        let kind = ResourceKind::from_type_url(response.type_url()).unwrap();
         let error = (!good).then(|| RpcStatus { code: 3, message: "no".to_owned(), ..RpcStatus::default() });
         let protocol = self.protocol;
         let view = self.view(kind);

@@ -1,0 +1,234 @@
+//! Pages for people and tools: `/objects`, `/clients`, `/snapshot` on loopback, and beside them, for
+//! the cluster, `/healthz`, `/readyz` and `/metrics`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Query, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Json, Response};
+use axum::routing::get;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use crate::metrics::Metrics;
+use crate::publish::Published;
+use crate::status::Board;
+use crate::xds::hub::Hub;
+use crate::xds::registry::{Answer, Registry, Stream, StreamId};
+use crate::xds::snapshot::{ResourceKind, Snapshot};
+
+/// What the pages show. Before the source was read there is nothing to show.
+#[derive(Debug, Clone)]
+pub struct Sight {
+    /// What is served.
+    pub hub: Arc<Hub>,
+    /// What it was compiled from.
+    pub published: watch::Receiver<Published>,
+    /// What became of it.
+    pub board: Arc<Board>,
+}
+
+/// How far the start is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Readiness {
+    /// The source is being read for the first time.
+    Reading,
+    /// xDS is being served.
+    Ready,
+    /// The process is ending.
+    Stopping,
+}
+
+/// Serves the admin page until `shutdown`.
+pub async fn serve_admin(
+    listener: TcpListener,
+    sight: watch::Receiver<Option<Sight>>,
+    shutdown: watch::Receiver<bool>,
+) -> std::io::Result<()> {
+    let pages = Router::new()
+        .route("/", get(|| async { "/objects\n/clients\n/snapshot\n/snapshot?name=shop/reviews:9080\n" }))
+        .route("/objects", get(objects))
+        .route("/clients", get(clients))
+        .route("/snapshot", get(snapshot))
+        .with_state(sight);
+    serve(listener, pages, shutdown).await
+}
+
+/// Serves metrics and readiness until `shutdown`.
+pub async fn serve_metrics(
+    listener: TcpListener,
+    metrics: Arc<Metrics>,
+    readiness: watch::Receiver<Readiness>,
+    shutdown: watch::Receiver<bool>,
+) -> std::io::Result<()> {
+    let pages = Router::new()
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(move || async move { ready(*readiness.borrow()) }))
+        .route("/metrics", get(move || async move { text(metrics.text()) }));
+    serve(listener, pages, shutdown).await
+}
+
+async fn serve(
+    listener: TcpListener,
+    pages: Router,
+    mut shutdown: watch::Receiver<bool>,
+) -> std::io::Result<()> {
+    axum::serve(listener, pages)
+        .with_graceful_shutdown(async move {
+            // An error means that the sender is gone, and the process with it.
+            let _ = shutdown.wait_for(|stop| *stop).await;
+        })
+        .await
+}
+
+fn ready(readiness: Readiness) -> Response {
+    match readiness {
+        Readiness::Ready => "ready\n".into_response(),
+        Readiness::Reading => {
+            (StatusCode::SERVICE_UNAVAILABLE, "the source has not been read once\n").into_response()
+        }
+        Readiness::Stopping => (StatusCode::SERVICE_UNAVAILABLE, "stopping\n").into_response(),
+    }
+}
+
+fn text(metrics: String) -> Response {
+    ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], metrics)
+        .into_response()
+}
+
+type Seen = State<watch::Receiver<Option<Sight>>>;
+
+/// Whom to ask while there is nothing to show.
+fn not_yet() -> Response {
+    (StatusCode::SERVICE_UNAVAILABLE, "the source has not been read once; ask again\n").into_response()
+}
+
+/// A `v1` List of our objects with their status; `faults` beside it says what in the source is no
+/// object that can be used.
+async fn objects(State(sight): Seen) -> Response {
+    let Some(sight) = sight.borrow().clone() else { return not_yet() };
+    let published = sight.published.borrow().clone();
+    let statuses = sight.board.statuses();
+    let items: Vec<Value> = published
+        .declared
+        .iter()
+        .map(|(object, declared)| {
+            let mut item = Value::clone(&declared.written);
+            if let (Some(fields), Some(status)) = (item.as_object_mut(), statuses.get(object)) {
+                fields.insert("status".to_owned(), json!(status));
+            }
+            item
+        })
+        .collect();
+    let list = json!({
+        "apiVersion": "v1",
+        "kind": "List",
+        "metadata": {},
+        "items": items,
+        "faults": &*published.faults,
+    });
+    Json(list).into_response()
+}
+
+/// Every stream: who, from where, what it wants, and what it said.
+async fn clients(State(sight): Seen) -> Response {
+    let Some(sight) = sight.borrow().clone() else { return not_yet() };
+    let snapshot = sight.hub.snapshot();
+    let registry = sight.hub.registry();
+    let clients: Vec<Value> =
+        registry.streams().map(|(id, stream)| client(&registry, id, stream, &snapshot)).collect();
+    drop(registry);
+    Json(json!({ "clients": clients })).into_response()
+}
+
+fn client(registry: &Registry, id: StreamId, stream: &Stream, snapshot: &Snapshot) -> Value {
+    let (mut acked, mut nacked, mut pending) = (0, 0, 0);
+    let mut resources = BTreeMap::new();
+    for (kind, name, answer) in registry.answers(id) {
+        let current = snapshot.get(kind, name).map(|resource| resource.version.clone());
+        let state = state(answer, current.as_ref());
+        match state {
+            "acked" => acked += 1,
+            "nacked" => nacked += 1,
+            _ => pending += 1,
+        }
+        let mut entry = json!({
+            "type": format!("{kind:?}"),
+            "name": &**name,
+            "state": state,
+            "version": current.as_deref(),
+            "acked": answer.acked.as_ref().and_then(|version| version.as_deref()),
+        });
+        if let (Some((version, message)), Some(entry)) = (&answer.nacked, entry.as_object_mut()) {
+            entry
+                .insert("nacked".to_owned(), json!({ "version": version.as_deref(), "message": &**message }));
+        }
+        resources.insert((kind, name.clone()), entry);
+    }
+    let wildcards: Vec<String> = registry.wildcards(id).map(|kind| format!("{kind:?}")).collect();
+    json!({
+        "client": &*stream.node,
+        "stream": id,
+        "address": stream.peer.map(|peer| peer.to_string()),
+        "protocol": stream.protocol.as_str(),
+        "connected": stream.lost.is_none(),
+        "wildcard": wildcards,
+        "subscribed": resources.len(),
+        "acked": acked,
+        "nacked": nacked,
+        "pending": pending,
+        "resources": resources.into_values().collect::<Vec<_>>(),
+    })
+}
+
+fn state(answer: &Answer, current: Option<&Arc<str>>) -> &'static str {
+    match (&answer.nacked, &answer.acked) {
+        (Some((version, _)), _) if version.as_ref() == current => "nacked",
+        (_, Some(version)) if version.as_ref() == current => "acked",
+        _ => "pending",
+    }
+}
+
+/// What to show of the snapshot.
+#[derive(Debug, Deserialize)]
+struct What {
+    name: Option<String>,
+}
+
+/// Names and versions by type of what a wildcard subscription gets; or, by name, the resources
+/// themselves.
+async fn snapshot(State(sight): Seen, Query(what): Query<What>) -> Response {
+    let Some(sight) = sight.borrow().clone() else { return not_yet() };
+    let snapshot = sight.hub.snapshot();
+    let Some(name) = what.name else {
+        let kinds = ResourceKind::ALL.into_iter().map(|kind| {
+            let versions: BTreeMap<String, String> =
+                snapshot.wildcard(kind).map(|it| (it.name.to_string(), it.version.to_string())).collect();
+            (format!("{kind:?}"), versions)
+        });
+        return Json(json!(kinds.collect::<BTreeMap<_, _>>())).into_response();
+    };
+    let found: Vec<Value> = ResourceKind::ALL
+        .into_iter()
+        .filter_map(|kind| Some((kind, snapshot.get(kind, &name)?)))
+        .map(|(kind, resource)| {
+            json!({
+                "type": kind.type_url(),
+                "name": &*resource.name,
+                "version": &*resource.version,
+                "resource": crate::xds::wire::describe(kind, &resource),
+            })
+        })
+        .collect();
+    if found.is_empty() {
+        let message = format!(
+            "no resource is called {name:?}; names are like shop/reviews:9080, 10.96.3.7:9080 or inbound/10.244.1.5:9080\n"
+        );
+        return (StatusCode::NOT_FOUND, message).into_response();
+    }
+    Json(json!(found)).into_response()
+}

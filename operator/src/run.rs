@@ -1,0 +1,237 @@
+//! The picture: every task and every channel of the operator.
+//!
+//! ```text
+//! directory | kubernetes ──events──> publisher ──> hub <── xDS server (streams)
+//!                                        │          │
+//!                                   published    moves
+//!                                        └────> status keeper ──> board ──> status writer (Kubernetes)
+//!                                                                   └─────> admin
+//! shutdown ──> all of them;  readiness ──> /readyz
+//! ```
+//!
+//! A task that ends before the shutdown ends the process: half an operator is worse than none.
+
+use std::future::Future;
+use std::io::Write;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+use crate::admin::{self, Readiness, Sight};
+use crate::cli::{LogFormat, Settings, Source};
+use crate::metrics::Metrics;
+use crate::publish::Publisher;
+use crate::status::{self, Board, Keeper};
+use crate::watch::directory::Directory;
+use crate::watch::{Event, kubernetes};
+use crate::xds::hub::Hub;
+use crate::xds::server;
+
+/// Batches of changes that wait for the publisher; a source that is faster waits itself.
+const EVENTS: usize = 256;
+/// Connections have so long to end when the process does.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// Runs the operator until SIGTERM or SIGINT.
+pub async fn run(settings: Settings) -> Result<()> {
+    let metrics = Arc::new(Metrics::default());
+    let mut tasks = Tasks::default();
+    let (stop, shutdown) = watch::channel(false);
+    let (say_ready, readiness) = watch::channel(Readiness::Reading);
+    let (show, sight) = watch::channel(None);
+    let (tell, mut events) = mpsc::channel(EVENTS);
+    let signals = signals()?;
+
+    // What can fail at once fails before a port is bound.
+    let kubernetes = source(&settings.source, tell, metrics.clone(), &mut tasks).await?;
+
+    let admin = bind("admin", settings.admin).await?;
+    tasks.spawn("admin", admin::serve_admin(admin, sight, shutdown.clone()));
+    let page = bind("metrics", settings.metrics).await?;
+    tasks.spawn("metrics", admin::serve_metrics(page, metrics.clone(), readiness, shutdown.clone()));
+
+    let mut publisher = Publisher::new(metrics.clone());
+    let first = tokio::select! {
+        first = publisher.first(&mut events) => first?,
+        died = tasks.first_to_end() => return Err(died),
+        () = signals.wait() => return Ok(()),
+    };
+
+    let hub = Arc::new(Hub::new(first.snapshot.clone()));
+    let board = Arc::new(Board::default());
+    let (publish, published) = watch::channel(first);
+    let (change, changed) = watch::channel(());
+    let keeper = Keeper::new(&settings.replica, hub.clone(), board.clone(), metrics.clone());
+    tasks.spawn("status", done(keeper.run(published.clone(), change)));
+    if let Some(client) = kubernetes {
+        let writer = status::write::run(client, board.clone(), published.clone(), changed, metrics.clone());
+        tasks.spawn("status writer", done(writer));
+    }
+    show.send_replace(Some(Sight { hub: hub.clone(), published, board }));
+
+    // Only now: a client that came before the first snapshot would hear that everything is gone.
+    let xds = bind("xds", settings.xds).await?;
+    tasks.spawn("xds", server::serve(xds, hub.clone(), metrics.clone(), shutdown));
+    tasks.spawn("publisher", done(publisher.run(events, hub, publish)));
+    say_ready.send_replace(Readiness::Ready);
+
+    tokio::select! {
+        died = tasks.first_to_end() => return Err(died),
+        () = signals.wait() => {}
+    }
+    tracing::info!("stopping");
+    say_ready.send_replace(Readiness::Stopping);
+    stop.send_replace(true);
+    tasks.end_within(FAREWELL).await;
+    Ok(())
+}
+
+/// Starts to read the source; gives the client where there is an API server.
+async fn source(
+    source: &Source,
+    events: mpsc::Sender<Event>,
+    metrics: Arc<Metrics>,
+    tasks: &mut Tasks,
+) -> Result<Option<kube::Client>> {
+    match source {
+        Source::Directory(path) => {
+            let directory = Directory::open(path)?;
+            tracing::info!(path = %path.display(), "reading objects from a directory");
+            tasks.spawn("directory", directory.run(events));
+            Ok(None)
+        }
+        Source::Kubernetes => {
+            let client = kubernetes::client().await?;
+            tracing::info!("reading objects from the Kubernetes API");
+            tasks.spawn("kubernetes", done(kubernetes::run(client.clone(), events, metrics)));
+            Ok(Some(client))
+        }
+    }
+}
+
+/// Binds a port and says where, as scripts expect it.
+async fn bind(name: &str, address: SocketAddr) -> Result<TcpListener> {
+    let listener = TcpListener::bind(address).await.with_context(|| {
+        format!(
+            "--{name}-listen {address} cannot be bound; write another address, or port 0 for any free one"
+        )
+    })?;
+    let bound = listener.local_addr().context("a bound port has an address")?;
+    let mut out = std::io::stdout().lock();
+    // A closed standard output is no reason not to serve.
+    let _ = writeln!(out, "listening {name} - {bound}").and_then(|()| out.flush());
+    Ok(listener)
+}
+
+/// Starts logging to standard error.
+pub fn log(settings: &Settings) {
+    let filter = tracing_subscriber::EnvFilter::new(&settings.log);
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match settings.log_format {
+        LogFormat::Text => lines.with_ansi(false).init(),
+        LogFormat::Json => lines.json().flatten_event(true).init(),
+    }
+}
+
+async fn done(task: impl Future<Output = ()>) -> Result<()> {
+    task.await;
+    Ok(())
+}
+
+/// The tasks, each with its name. This is the one spawner.
+#[derive(Default)]
+struct Tasks {
+    set: JoinSet<(&'static str, Result<()>)>,
+}
+
+impl Tasks {
+    fn spawn<E>(&mut self, name: &'static str, task: impl Future<Output = Result<(), E>> + Send + 'static)
+    where
+        E: Into<anyhow::Error> + Send + 'static,
+    {
+        self.set.spawn(async move { (name, task.await.map_err(Into::into)) });
+    }
+
+    /// Waits for a task that ends though it should not.
+    async fn first_to_end(&mut self) -> anyhow::Error {
+        match self.set.join_next().await {
+            Some(Ok((name, Ok(())))) => anyhow::anyhow!("the task {name} ended"),
+            Some(Ok((name, Err(error)))) => error.context(format!("the task {name} failed")),
+            Some(Err(error)) => anyhow::Error::new(error).context("a task panicked"),
+            None => anyhow::anyhow!("nothing runs"),
+        }
+    }
+
+    /// Waits for the servers to say goodbye; the rest is dropped.
+    async fn end_within(&mut self, time: Duration) {
+        let servers = async {
+            let mut left = ["admin", "metrics", "xds"].len();
+            while left > 0 {
+                match self.set.join_next().await {
+                    Some(Ok(("admin" | "metrics" | "xds", _))) => left -= 1,
+                    Some(_) => {}
+                    None => return,
+                }
+            }
+        };
+        if tokio::time::timeout(time, servers).await.is_err() {
+            tracing::warn!("some connections did not end in time");
+        }
+    }
+}
+
+/// SIGTERM and SIGINT.
+struct Signals(watch::Receiver<bool>);
+
+/// Listens for signals from now on: one that comes during the start counts.
+fn signals() -> Result<Signals> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    let (say, heard) = watch::channel(false);
+    #[allow(clippy::disallowed_methods, reason = "it only waits; when it dies, so did the runtime")]
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        say.send_replace(true);
+    });
+    Ok(Signals(heard))
+}
+
+impl Signals {
+    async fn wait(&self) {
+        // The sender lives until it has spoken.
+        let _ = self.0.clone().wait_for(|heard| *heard).await;
+    }
+}
+
+/// Runs what the command line says; the exit code says how it went.
+#[must_use]
+pub fn main(cli: crate::cli::Cli) -> std::process::ExitCode {
+    match start(cli) {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            // Also before logging was started, and readable without it.
+            let _ = writeln!(std::io::stderr(), "fairlead-operator: {error:#}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(cli: crate::cli::Cli) -> Result<()> {
+    let settings = cli.interpret()?;
+    log(&settings);
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
+    let result = runtime.block_on(run(settings));
+    // Reading a large file does not delay the end.
+    runtime.shutdown_background();
+    result
+}

@@ -1,0 +1,162 @@
+//! What an object's status says: pure. All conditions are made at once, of one generation.
+
+use fairlead_crds::status::{condition, reason};
+use fairlead_crds::{Rollout, Status};
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+
+use super::report::{ClientState, Report, rollout};
+use crate::model::{self, Problem, Severity};
+use crate::watch::Declared;
+
+/// The API server's limit is 32,768 characters; nobody reads so much.
+const MESSAGE_CHARACTERS: usize = 4096;
+
+/// The status of an object, of its problems and of what the clients said. `previous` is the one
+/// before: where a condition's status is the same, so is the time of its last transition.
+#[must_use]
+pub fn status(
+    declared: &Declared,
+    problems: &[Problem],
+    reports: &[Report],
+    replicas: usize,
+    previous: &Status,
+    now: Timestamp,
+) -> Status {
+    let generation = declared.generation;
+    let rollout = rollout(generation, reports);
+    let accepted = accepted(declared, problems);
+    let mut said = vec![accepted, resolved(problems)];
+    said.extend(conflicted(problems));
+    said.push(match said.first() {
+        Some(accepted) if accepted.status == "False" => Said {
+            kind: condition::PROGRAMMED,
+            status: "False",
+            reason: accepted.reason.clone(),
+            message: "not in force: see the condition Accepted".to_owned(),
+        },
+        _ => programmed(&rollout, reports, replicas),
+    });
+    let conditions = said.into_iter().map(|said| said.condition(generation, previous, now)).collect();
+    Status { observed_generation: Some(generation), conditions, rollout: Some(rollout) }
+}
+
+/// A condition without its bookkeeping.
+struct Said {
+    kind: &'static str,
+    status: &'static str,
+    reason: String,
+    message: String,
+}
+
+impl Said {
+    fn condition(self, generation: i64, previous: &Status, now: Timestamp) -> Condition {
+        let before = previous.conditions.iter().find(|before| before.type_ == self.kind);
+        let since = before.filter(|before| before.status == self.status);
+        Condition {
+            type_: self.kind.to_owned(),
+            status: self.status.to_owned(),
+            reason: self.reason,
+            message: self.message.chars().take(MESSAGE_CHARACTERS).collect(),
+            observed_generation: Some(generation),
+            last_transition_time: since
+                .map_or_else(|| Time(whole_seconds(now)), |before| before.last_transition_time.clone()),
+        }
+    }
+}
+
+fn accepted(declared: &Declared, problems: &[Problem]) -> Said {
+    if let Err(messages) = &declared.content {
+        let message = messages.join("; ");
+        return Said {
+            kind: condition::ACCEPTED,
+            status: "False",
+            reason: reason::INVALID.to_owned(),
+            message,
+        };
+    }
+    of(problems, model::Condition::Accepted, condition::ACCEPTED, "False").unwrap_or_else(|| {
+        good(condition::ACCEPTED, reason::ACCEPTED, notes(problems, model::Condition::Accepted))
+    })
+}
+
+fn resolved(problems: &[Problem]) -> Said {
+    of(problems, model::Condition::ResolvedRefs, condition::RESOLVED_REFS, "False").unwrap_or_else(|| {
+        good(condition::RESOLVED_REFS, reason::RESOLVED_REFS, notes(problems, model::Condition::ResolvedRefs))
+    })
+}
+
+/// Only there when there is a conflict.
+fn conflicted(problems: &[Problem]) -> Option<Said> {
+    of(problems, model::Condition::Conflicted, condition::CONFLICTED, "True")
+}
+
+/// What the errors of a condition say together; none without an error.
+fn of(
+    problems: &[Problem],
+    about: model::Condition,
+    kind: &'static str,
+    status: &'static str,
+) -> Option<Said> {
+    let errors = || problems.iter().filter(|it| it.condition == about && it.severity == Severity::Error);
+    let reason = errors().next()?.reason.to_owned();
+    let message = errors().map(|problem| problem.message.as_str()).collect::<Vec<_>>().join("; ");
+    Some(Said { kind, status, reason, message })
+}
+
+fn notes(problems: &[Problem], about: model::Condition) -> String {
+    let notes = problems.iter().filter(|it| it.condition == about && it.severity == Severity::Note);
+    notes.map(|problem| problem.message.as_str()).collect::<Vec<_>>().join("; ")
+}
+
+fn good(kind: &'static str, reason: &str, message: String) -> Said {
+    Said { kind, status: "True", reason: reason.to_owned(), message }
+}
+
+/// Whether every sidecar that is concerned runs this generation.
+fn programmed(rollout: &Rollout, reports: &[Report], replicas: usize) -> Said {
+    let generation = rollout.generation;
+    let current = reports.iter().filter(|report| report.generation == generation).count();
+    let (status, reason, message) = if current < replicas {
+        let behind = replicas - current;
+        (
+            "Unknown",
+            reason::REPLICA_BEHIND,
+            format!(
+                "{behind} of {replicas} replicas of the operator have not reported generation {generation}"
+            ),
+        )
+    } else if rollout.subscribed == 0 {
+        ("True", reason::NO_SUBSCRIBERS, "no sidecar wants what this object contributes to".to_owned())
+    } else if let Some(error) = &rollout.last_error {
+        let (nacked, subscribed) = (rollout.nacked, rollout.subscribed);
+        let message = format!(
+            "{nacked} of {subscribed} sidecars refused generation {generation}; {} says: {}",
+            error.client, error.message
+        );
+        ("False", reason::REJECTED, message)
+    } else if rollout.pending > 0 {
+        let waiting =
+            reports.iter().flat_map(|report| &report.clients).find(|it| it.state == ClientState::Pending);
+        let waiting = waiting.map_or("", |client| &client.client);
+        let (acked, subscribed) = (rollout.acked, rollout.subscribed);
+        (
+            "False",
+            reason::PENDING,
+            format!("{acked} of {subscribed} sidecars run generation {generation}; waiting for {waiting}"),
+        )
+    } else {
+        let subscribed = rollout.subscribed;
+        (
+            "True",
+            reason::PROGRAMMED,
+            format!("{subscribed} of {subscribed} sidecars run generation {generation}"),
+        )
+    };
+    Said { kind: condition::PROGRAMMED, status, reason: reason.to_owned(), message }
+}
+
+/// What the API server stores of a time.
+fn whole_seconds(now: Timestamp) -> Timestamp {
+    Timestamp::from_second(now.as_second()).unwrap_or(now)
+}
