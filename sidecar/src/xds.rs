@@ -13,3 +13,5 @@
 pub mod client;
 pub mod subscription;
 pub mod decode;
+#[cfg(test)]
+mod testing;

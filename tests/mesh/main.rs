@@ -9,6 +9,7 @@
     clippy::disallowed_methods
 )]
 
+mod contract;
 mod demo;
 mod harness;
 mod proxy_limits;
