@@ -12,10 +12,14 @@
 //!        +--------------------------- respond <------------------------------------------+
 //! ```
 
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod server;
 pub mod client;
 pub mod informational;
 pub mod upgrade;
+mod caller;
 pub mod encode;
 pub mod body;
 pub mod head;

@@ -15,20 +15,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body::SizeHint;
 
 use crate::body::Error;
-use crate::http1::head::{self, Scan, fields};
-
-/// How a message's body is delimited.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Framing {
-    /// There is none.
-    None,
-    /// By its length in bytes.
-    Length(u64),
-    /// By chunks.
-    Chunked,
-    /// By the end of the connection; responses only.
-    Close,
-}
+use crate::http1::head::{self, Framing, Scan, fields};
 
 /// The longest line before a chunk, its size and extensions. Nobody uses extensions, so this is generous.
 const MAX_SIZE_LINE: usize = 1024;
@@ -154,6 +141,11 @@ impl Decoder {
     /// Whether the body is over.
     pub fn is_done(&self) -> bool {
         matches!(self.state, State::Done)
+    }
+
+    /// Whether it was malformed.
+    pub fn is_broken(&self) -> bool {
+        matches!(self.state, State::Broken)
     }
 
     /// Bytes of content that are known to be still to come, to read into a buffer that suits them.

@@ -39,6 +39,20 @@ pub fn give(mut buffer: BytesMut) {
     }
 }
 
+/// Room for the next read: a large piece of content is read into a large buffer, which [`crate::http1::body::Decoder`] then passes
+/// on without copying it.
+pub fn make_room(buffer: &mut BytesMut, expected: u64) {
+    let spare = buffer.capacity() - buffer.len();
+    let wanted = if expected > SIZE as u64 {
+        usize::try_from(expected).unwrap_or(usize::MAX).min(LARGE)
+    } else {
+        SIZE / 4
+    };
+    if spare < wanted {
+        buffer.reserve(if wanted > SIZE { wanted } else { SIZE });
+    }
+}
+
 /// An empty header map and empty extensions, with room.
 pub fn take_maps() -> (HeaderMap, Extensions) {
     MAPS.with_borrow_mut(Vec::pop).unwrap_or_else(|| (HeaderMap::with_capacity(24), Extensions::new()))

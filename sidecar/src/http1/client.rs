@@ -29,12 +29,12 @@ use tokio::net::TcpStream;
 
 use crate::body::{Body, Error};
 use crate::failure::{Failure, Kind};
-use crate::http1::body::{Decoder, Framing, Step};
+use crate::http1::body::{Decoder, Step};
 use crate::http1::encode::{self, Encoder, Out};
-use crate::http1::head::{self, ResponseHead, Scan, fields};
-use crate::http1::server::{make_room, poll_write};
-use crate::http1::upgrade::UpstreamIo;
-use crate::http1::{Informational, Io, Limits, buffers};
+use crate::http1::head::{self, Framing, ResponseHead, Scan, fields};
+use crate::http1::informational::Informational;
+use crate::http1::upgrade::{Io, UpstreamIo};
+use crate::http1::{Limits, buffers};
 
 use answer::Answer;
 
@@ -175,7 +175,7 @@ impl Connection {
     }
 
     fn switch(mut self, mut response: Response<Body>, asked: &Asked) -> Result<Response<Body>, SendError> {
-        let agreed = response.headers().get(header::UPGRADE).map(|value| value.as_bytes());
+        let agreed = response.headers().get(header::UPGRADE).map(http::HeaderValue::as_bytes);
         let was_asked_for = |protocol: &[u8]| {
             asked
                 .upgrade
@@ -290,7 +290,7 @@ impl Inner {
                 }
                 return;
             }
-            match poll_write(Pin::new(&mut self.stream), &mut self.out, context) {
+            match self.out.poll_write(Pin::new(&mut self.stream), context) {
                 Poll::Ready(Ok(_)) => self.written = true,
                 Poll::Ready(Err(error)) => {
                     self.upload = Upload::Refused(error);
@@ -333,7 +333,7 @@ impl Inner {
             ready!(self.stream.poll_read_ready(context))?;
             self.buffer = buffers::take();
         }
-        make_room(&mut self.buffer, self.decoder.expected());
+        buffers::make_room(&mut self.buffer, self.decoder.expected());
         pin!(self.stream.read_buf(&mut self.buffer)).poll(context).map_ok(|read| read > 0)
     }
 

@@ -4,17 +4,19 @@
 //! that a rule has set, or that came from HTTP/2, cannot lie about the length. [`Out`] is what waits to be
 //! written; head and first content leave in one system call.
 
-use std::io::IoSlice;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::header::{self, HeaderMap};
 use http::{HeaderName, Method, Response, StatusCode, Uri, Version};
 use http_body::{Body as _, Frame};
+use tokio::io::AsyncWrite;
 
 use crate::body::{Body, Error};
-use crate::http1::body::Framing;
 use crate::http1::buffers;
-use crate::http1::head::{Reason, fields};
+use crate::http1::head::{Framing, Reason, fields};
 
 /// Content up to this size is copied behind what stands before it; larger content is written from where it is.
 const COPIED: usize = 8 * 1024;
@@ -225,6 +227,25 @@ impl Out {
         let large = (written - front).min(self.large.len());
         self.large.advance(large);
         self.back = self.back.get(written - front - large..).unwrap_or_default();
+    }
+}
+
+impl Out {
+    /// Writes once.
+    pub fn poll_write<W: AsyncWrite>(
+        &mut self,
+        writer: Pin<&mut W>,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        let written = match self.single() {
+            Some(bytes) => ready!(writer.poll_write(context, bytes))?,
+            None => ready!(writer.poll_write_vectored(context, &self.slices()))?,
+        };
+        if written == 0 {
+            return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+        }
+        self.advance(written);
+        Poll::Ready(Ok(written))
     }
 }
 

@@ -14,7 +14,6 @@ use bytes::{Buf, Bytes, BytesMut};
 use http::{Method, Request, Response, StatusCode, Version};
 
 use crate::body::Body;
-use crate::http1::body::Framing;
 use crate::http1::{Limits, buffers};
 use fields::{Fields, Side};
 
@@ -45,6 +44,19 @@ impl Refusal {
     const fn new(status: StatusCode, reason: &'static str) -> Self {
         Self { status, reason }
     }
+}
+
+/// How a message's body is delimited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Framing {
+    /// There is none.
+    None,
+    /// By its length in bytes.
+    Length(u64),
+    /// By chunks.
+    Chunked,
+    /// By the end of the connection; responses only.
+    Close,
 }
 
 /// A request's head.
@@ -156,8 +168,9 @@ fn refusal_of(error: httparse::Error, block: &[u8]) -> Refusal {
 /// Whether the first line ends in a version, just not one of ours.
 fn has_other_version(block: &[u8]) -> bool {
     let line = block.split(|byte| *byte == b'\r').next().unwrap_or_default();
-    matches!(line.rsplit(|byte| *byte == b' ').next(),
-        Some([b'H', b'T', b'T', b'P', b'/', major, b'.', minor]) if major.is_ascii_digit() && minor.is_ascii_digit())
+    let mut parts = line.split(|byte| *byte == b' ').skip(2);
+    let Some([b'H', b'T', b'T', b'P', b'/', major, b'.', minor]) = parts.next() else { return false };
+    major.is_ascii_digit() && minor.is_ascii_digit() && parts.next().is_none()
 }
 
 /// Takes a response's head from the front of `buffer`; `request` is the method that it answers. None: more
@@ -277,7 +290,7 @@ impl Scan {
                 return Err(Broken::LineTooLong);
             }
             match at.checked_sub(1).and_then(|before| within.get(before)) {
-                Some(b'\r') if at - 1 >= self.line => {}
+                Some(b'\r') if at > self.line => {}
                 _ => return Err(Broken::BareLf),
             }
             if at - 1 == self.line {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use http::{HeaderMap, StatusCode};
 
-use crate::http1::server::Shared;
+use crate::http1::caller::Shared;
 
 /// Lets interim answers reach the caller of a request: [`crate::http1::server::Connection`] puts it into the
 /// request's extensions and [`crate::http1::client::Connection`] uses it. An attempt that must not be heard of

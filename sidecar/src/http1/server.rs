@@ -13,8 +13,6 @@
 //! caller may still be sending lingers: closing at once would make the kernel reset it and take our last words
 //! back.
 
-mod reader;
-
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -32,15 +30,14 @@ use tokio::net::tcp::OwnedWriteHalf;
 
 use crate::body::{Body, Error};
 use crate::failure::{Failure, Kind};
-use crate::http1::body::Framing;
+use crate::http1::caller::{Arrived, Shared};
 use crate::http1::encode::{self, Encoder, Out, Persistence};
-use crate::http1::head::Reason;
-use crate::http1::upgrade::UpstreamIo;
-use crate::http1::{Informational, Io, Limits, Upgraded, buffers};
+use crate::http1::head::{Framing, Reason};
+use crate::http1::informational::Informational;
+use crate::http1::upgrade::{Io, Upgraded, UpstreamIo};
+use crate::http1::{Limits, buffers};
 
 pub use crate::http1::head::Refusal;
-use reader::Arrived;
-pub(super) use reader::{Shared, make_room};
 
 /// What a lingering connection throws away before it gives up, so that nobody keeps it busy for nothing.
 const MAX_LINGER_BYTES: usize = 4 * 1024 * 1024;
@@ -70,6 +67,7 @@ struct Exchange {
 
 /// What came next on a caller's connection.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly all are requests: a box would cost each an allocation")]
 pub enum Next {
     /// A request; answer it with [`Connection::respond`].
     Request(Request<Body>),
@@ -229,7 +227,8 @@ impl Connection {
         // Whoever waits for a 100 and gets the answer instead may or may not send its body: where the next
         // request begins cannot be known.
         let undecided = self.exchange.expects_continue && self.shared.reader().holds_body_back();
-        self.exchange.keep_alive && !self.last && !undecided && framing != Framing::Close
+        let broken = self.shared.reader().is_body_broken();
+        self.exchange.keep_alive && !self.last && !undecided && !broken && framing != Framing::Close
     }
 
     fn put_head(&mut self, response: Response<Body>, framing: Framing, open: bool) -> Body {
@@ -257,26 +256,34 @@ impl Connection {
     async fn send_body(&mut self, mut body: Body, framing: Framing) -> Result<(), Broken> {
         let mut encoder = Encoder::new(framing);
         let mut done = body.is_end_stream();
+        let mut lost = None;
         if done {
             encoder.end(&mut self.out).map_err(Broken::Body)?;
         }
         poll_fn(|context| {
             loop {
                 while !done && !self.out.is_full() {
-                    match Pin::new(&mut body).poll_frame(context) {
+                    let put = match Pin::new(&mut body).poll_frame(context) {
                         Poll::Ready(Some(Ok(frame))) => {
-                            encoder.frame(&mut self.out, frame).map_err(Broken::Body)?;
                             done = body.is_end_stream();
+                            encoder.frame(&mut self.out, frame)
                         }
-                        Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(Broken::Body(error))),
-                        Poll::Ready(None) => done = true,
+                        Poll::Ready(Some(Err(error))) => Err(error),
+                        Poll::Ready(None) => {
+                            done = true;
+                            Ok(())
+                        }
                         Poll::Pending => break,
-                    }
-                    if done {
-                        encoder.end(&mut self.out).map_err(Broken::Body)?;
-                    }
+                    };
+                    let put = if done { put.and_then(|()| encoder.end(&mut self.out)) } else { put };
+                    // What came before the loss is still the caller's.
+                    lost = put.err();
+                    done |= lost.is_some();
                 }
                 if self.out.is_empty() {
+                    if let Some(error) = lost.take() {
+                        return Poll::Ready(Err(Broken::Body(error)));
+                    }
                     if done {
                         return Poll::Ready(Ok(()));
                     }
@@ -284,7 +291,7 @@ impl Connection {
                     return Poll::Ready(Err(Broken::Caller));
                 }
                 let Some(writer) = &mut self.writer else { return Poll::Ready(Err(Broken::Caller)) };
-                match poll_write(Pin::new(writer), &mut self.out, context) {
+                match self.out.poll_write(Pin::new(writer), context) {
                     Poll::Ready(Ok(_)) => {}
                     Poll::Ready(Err(_)) => return Poll::Ready(Err(Broken::Caller)),
                     Poll::Pending => {
@@ -423,21 +430,4 @@ impl Broken {
             Self::Body(error) => Failure::upstream(Kind::Reset, true, error.to_string()),
         }
     }
-}
-
-/// Writes once what is in `out`.
-pub(super) fn poll_write<W: AsyncWrite>(
-    writer: Pin<&mut W>,
-    out: &mut Out,
-    context: &mut Context<'_>,
-) -> Poll<std::io::Result<usize>> {
-    let written = match out.single() {
-        Some(bytes) => ready!(writer.poll_write(context, bytes))?,
-        None => ready!(writer.poll_write_vectored(context, &out.slices()))?,
-    };
-    if written == 0 {
-        return Poll::Ready(Err(std::io::ErrorKind::WriteZero.into()));
-    }
-    out.advance(written);
-    Poll::Ready(Ok(written))
 }

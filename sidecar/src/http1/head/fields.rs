@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
 
-use crate::http1::body::Framing;
+use super::Framing;
 
 /// Which message the fields belong to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

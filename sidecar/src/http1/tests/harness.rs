@@ -212,8 +212,14 @@ impl Peer {
         assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
     }
 
-    pub fn reset(self) {
-        self.0.set_zero_linger().unwrap();
+    /// Waits until the proxy's reactor has heard that this side is closed.
+    pub async fn ended_after(&mut self, proxy: &Proxy) {
+        let gone = async {
+            while proxy.idle.connections.lock().unwrap().iter().all(client::Connection::is_reusable) {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, gone).await.expect("the proxy hears it");
     }
 
     pub async fn half_close(&mut self) {

@@ -15,23 +15,23 @@ use tokio::io::AsyncReadExt;
 use tokio::net::tcp::OwnedReadHalf;
 
 use crate::body::{Body, Error, Source};
-use crate::http1::body::{Decoder, Framing, Step};
+use crate::http1::body::{Decoder, Step};
 use crate::http1::encode::{self, Persistence};
-use crate::http1::head::{self, Refusal, RequestHead, Scan};
+use crate::http1::head::{self, Framing, Refusal, RequestHead, Scan};
 use crate::http1::{Limits, buffers};
 
 /// Interim answers that a caller has not taken; more are dropped.
 const MAX_INTERIM: usize = 64 * 1024;
 
 /// The half of the connection that is shared with the request's body and with interim answers.
-pub(crate) struct Shared {
+pub(in crate::http1) struct Shared {
     reader: Mutex<Reader>,
     /// Interim answers that could not be written at once.
     interim: Mutex<BytesMut>,
 }
 
 impl Shared {
-    pub(super) fn new(half: OwnedReadHalf, first: &Bytes) -> Self {
+    pub(in crate::http1) fn new(half: OwnedReadHalf, first: &Bytes) -> Self {
         let mut buffer = BytesMut::new();
         if !first.is_empty() {
             buffer = buffers::take();
@@ -49,16 +49,16 @@ impl Shared {
         Self { reader: Mutex::new(reader), interim: Mutex::default() }
     }
 
-    pub(super) fn reader(&self) -> MutexGuard<'_, Reader> {
+    pub(in crate::http1) fn reader(&self) -> MutexGuard<'_, Reader> {
         self.reader.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn interim(&self) -> MutexGuard<'_, BytesMut> {
+    pub(in crate::http1) fn interim(&self) -> MutexGuard<'_, BytesMut> {
         self.interim.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Writes an interim answer of this exchange, as far as it goes now.
-    pub(crate) fn send_interim(&self, exchange: u32, status: StatusCode, headers: &HeaderMap) {
+    pub(in crate::http1) fn send_interim(&self, exchange: u32, status: StatusCode, headers: &HeaderMap) {
         let mut reader = self.reader();
         if reader.exchange != exchange {
             return;
@@ -75,7 +75,7 @@ impl Shared {
     }
 
     /// Writes what is left of interim answers; pending while there is more.
-    pub(super) fn poll_interim(&self, context: &mut Context<'_>) -> Poll<()> {
+    pub(in crate::http1) fn poll_interim(&self, context: &mut Context<'_>) -> Poll<()> {
         let reader = self.reader();
         let mut interim = self.interim();
         while !interim.is_empty() {
@@ -99,7 +99,7 @@ fn write_interim(reader: &Reader, interim: &mut BytesMut) {
 }
 
 /// Everything about what the caller has sent.
-pub(super) struct Reader {
+pub(in crate::http1) struct Reader {
     /// None once the connection was given away.
     half: Option<OwnedReadHalf>,
     buffer: BytesMut,
@@ -115,32 +115,37 @@ pub(super) struct Reader {
 }
 
 /// A head, and the body behind it.
-pub(super) struct Arrived {
-    pub(super) head: RequestHead,
-    pub(super) body: Body,
+pub(in crate::http1) struct Arrived {
+    pub(in crate::http1) head: RequestHead,
+    pub(in crate::http1) body: Body,
 }
 
 impl Reader {
-    pub(super) fn exchange(&self) -> u32 {
+    pub(in crate::http1) fn exchange(&self) -> u32 {
         self.exchange
     }
 
-    pub(super) fn has_bytes(&self) -> bool {
+    pub(in crate::http1) fn has_bytes(&self) -> bool {
         !self.buffer.is_empty()
     }
 
     /// Whether all of the current request has arrived.
-    pub(super) fn is_body_done(&self) -> bool {
+    pub(in crate::http1) fn is_body_done(&self) -> bool {
         self.decoder.is_done()
     }
 
+    /// Whether the rest of the current request cannot be read.
+    pub(in crate::http1) fn is_body_broken(&self) -> bool {
+        self.decoder.is_broken() || (self.ended && !self.decoder.is_done())
+    }
+
     /// Whether a caller that waits for a 100 before it sends the body has neither got one nor begun.
-    pub(super) fn holds_body_back(&self) -> bool {
+    pub(in crate::http1) fn holds_body_back(&self) -> bool {
         !self.continued && !self.decoder.is_done() && self.buffer.is_empty()
     }
 
     /// Takes a request from what has been read.
-    pub(super) fn take_request(
+    pub(in crate::http1) fn take_request(
         &mut self,
         shared: &Arc<Shared>,
         limits: &Limits,
@@ -169,13 +174,13 @@ impl Reader {
     }
 
     /// Reads once: false at the end of what the caller sends. Holds no buffer while there is nothing to read.
-    pub(super) fn poll_fill(&mut self, context: &mut Context<'_>) -> Poll<io::Result<bool>> {
+    pub(in crate::http1) fn poll_fill(&mut self, context: &mut Context<'_>) -> Poll<io::Result<bool>> {
         let Some(half) = self.half.as_mut().filter(|_| !self.ended) else { return Poll::Ready(Ok(false)) };
         if self.buffer.capacity() == 0 {
             ready!(half.as_ref().poll_read_ready(context))?;
             self.buffer = buffers::take();
         }
-        make_room(&mut self.buffer, self.decoder.expected());
+        buffers::make_room(&mut self.buffer, self.decoder.expected());
         match ready!(pin!(half.read_buf(&mut self.buffer)).poll(context)) {
             Ok(0) => {
                 self.ended = true;
@@ -191,7 +196,7 @@ impl Reader {
 
     /// Ready when the caller will send nothing more and has gone away, as far as one can tell. What it sends
     /// ahead of its turn is kept. While its body is still coming, reading the body tells instead.
-    pub(super) fn poll_gone(&mut self, context: &mut Context<'_>) -> Poll<()> {
+    pub(in crate::http1) fn poll_gone(&mut self, context: &mut Context<'_>) -> Poll<()> {
         while !self.ended {
             if !self.decoder.is_done() || self.buffer.len() >= buffers::SIZE {
                 return Poll::Pending;
@@ -202,7 +207,7 @@ impl Reader {
     }
 
     /// The next piece of the current request's body.
-    pub(super) fn poll_body(
+    pub(in crate::http1) fn poll_body(
         &mut self,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
@@ -223,7 +228,7 @@ impl Reader {
     }
 
     /// The exchange is over: whoever still holds its body finds nothing there.
-    pub(super) fn end_exchange(&mut self) {
+    pub(in crate::http1) fn end_exchange(&mut self) {
         self.exchange = self.exchange.wrapping_add(1);
         self.release();
     }
@@ -236,29 +241,15 @@ impl Reader {
     }
 
     /// Reads once and throws it away: 0 at the end.
-    pub(super) fn poll_discard(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    pub(in crate::http1) fn poll_discard(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
         self.buffer.clear();
         let more = ready!(self.poll_fill(context))?;
         Poll::Ready(Ok(if more { self.buffer.len() } else { 0 }))
     }
 
     /// The raw connection and what was read from it ahead.
-    pub(super) fn give_away(&mut self) -> (Option<OwnedReadHalf>, Bytes) {
+    pub(in crate::http1) fn give_away(&mut self) -> (Option<OwnedReadHalf>, Bytes) {
         (self.half.take(), std::mem::take(&mut self.buffer).freeze())
-    }
-}
-
-/// Room for the next read: a large piece of content is read into a large buffer, which [`Decoder`] then passes
-/// on without copying it.
-pub(in crate::http1) fn make_room(buffer: &mut BytesMut, expected: u64) {
-    let spare = buffer.capacity() - buffer.len();
-    let wanted = if expected > buffers::SIZE as u64 {
-        usize::try_from(expected).unwrap_or(usize::MAX).min(buffers::LARGE)
-    } else {
-        buffers::SIZE / 4
-    };
-    if spare < wanted {
-        buffer.reserve(if wanted > buffers::SIZE { wanted } else { buffers::SIZE });
     }
 }
 
