@@ -290,3 +290,6 @@ impl Opened {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

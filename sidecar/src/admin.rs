@@ -45,7 +45,7 @@ impl Admin {
         wanted: Vec<(String, Arc<str>)>,
         config: Arc<ArcSwap<ProxyConfig>>,
         xds: Handle,
-        metrics: Arc<Metrics>,
+        metrics: &Metrics,
         drain: Drain,
     ) -> Self {
         let mut registry = Registry::default();
@@ -105,7 +105,7 @@ pub struct Pages {
 
 impl Pages {
     /// Serves them in tasks of their own.
-    pub fn serve(self, admin: Arc<Admin>) -> anyhow::Result<()> {
+    pub fn serve(self, admin: &Arc<Admin>) -> anyhow::Result<()> {
         let on_loopback = Router::new()
             .route("/config", get(config))
             .route("/clusters", get(clusters))
@@ -118,7 +118,7 @@ impl Pages {
             ("ready", self.ready, Router::new().route("/ready", get(ready))),
         ] {
             let listener = TcpListener::from_std(listener).with_context(|| format!("the {name} listener"))?;
-            let router = router.with_state(Arc::clone(&admin));
+            let router = router.with_state(Arc::clone(admin));
             spawn::service(name, async move {
                 if let Err(error) = axum::serve(listener, router).await {
                     tracing::error!(%error, name, "serving a page");

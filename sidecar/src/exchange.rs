@@ -175,7 +175,7 @@ pub fn grpc_status(headers: &HeaderMap) -> Option<u32> {
 
 fn entry(handles: &Handles, caller: Caller, request: &Parts) -> Entry {
     let header = |name| request.headers.get(name).and_then(|value: &http::HeaderValue| value.to_str().ok());
-    let authority = request.uri.authority().map(|authority| authority.as_str());
+    let authority = request.uri.authority().map(http::uri::Authority::as_str);
     Entry {
         time: access_log::timestamp(),
         direction: handles.direction().word(),

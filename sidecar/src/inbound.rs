@@ -103,7 +103,6 @@ pub async fn serve(
         match inbound.limits.check(now(), target, &parts, caller.peer.ip()) {
             Decision::Admit(left) => quota = left,
             Decision::Refuse(refusal) => {
-                proxy.metrics.limited(&refusal.policy, &refusal.limit);
                 let reason = format!("over the limit {} of {}", refusal.limit, refusal.policy);
                 exchange.failed(&Failure::local(Kind::RateLimited, reason));
                 let response = refusal.into_response().map(Body::from);
@@ -225,6 +224,3 @@ async fn connection(proxy: &Proxy, endpoint: &Endpoint, caller: Caller) -> Resul
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

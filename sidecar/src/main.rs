@@ -14,7 +14,7 @@ fn main() -> ExitCode {
     };
     let filter = options.log.parse::<tracing_subscriber::EnvFilter>().unwrap_or_default();
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    match fairlead_proxy::run::run(options) {
+    match fairlead_proxy::run::run(&options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");

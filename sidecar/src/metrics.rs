@@ -15,9 +15,8 @@
 //! | `fairlead_connections_accepted_total` | direction, protocol (`http1`, `http2`, `opaque`, `refused`) |
 //! | `fairlead_connections` | direction |
 //! | `fairlead_opaque_bytes_total` | direction, service, to (`upstream`, `caller`) |
-//! | `fairlead_rate_limit_refused_total` | policy, limit |
 //!
-//! What is a state and not an event (pools, endpoints, the xDS stream) is read when it is asked for, by the
+//! What others count or keep (pools, endpoints, limits, the xDS stream) is read when it is asked for, by the
 //! admin module.
 
 use std::sync::atomic::AtomicI64;
@@ -108,12 +107,6 @@ struct BytesLabels {
     to: &'static str,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct LimitLabels {
-    policy: Arc<str>,
-    limit: Arc<str>,
-}
-
 type Histograms = Family<RuleLabels, Histogram, fn() -> Histogram>;
 
 /// All that is counted; one a process.
@@ -128,7 +121,6 @@ pub struct Metrics {
     connections_total: Family<ConnectionLabels, Counter>,
     connections: Family<DirectionLabels, Gauge<i64, AtomicI64>>,
     opaque_bytes: Family<BytesLabels, Counter>,
-    limited: Family<LimitLabels, Counter>,
 }
 
 impl Default for Metrics {
@@ -144,7 +136,6 @@ impl Default for Metrics {
             connections_total: Family::default(),
             connections: Family::default(),
             opaque_bytes: Family::default(),
-            limited: Family::default(),
         }
     }
 }
@@ -178,7 +169,6 @@ impl Metrics {
         fairlead.register("connections_accepted", "Callers' connections", self.connections_total.clone());
         fairlead.register("connections", "Callers' connections that are open", self.connections.clone());
         fairlead.register("opaque_bytes", "Bytes carried without looking", self.opaque_bytes.clone());
-        fairlead.register("rate_limit_refused", "Requests over a limit", self.limited.clone());
     }
 
     /// The handles of a rule, or of what stands in for one.
@@ -243,12 +233,6 @@ impl Metrics {
         let labels = |to| BytesLabels { direction, service: Arc::clone(service), to };
         let counter = |to| self.opaque_bytes.get_or_create_owned(&labels(to));
         (counter("upstream"), counter("caller"))
-    }
-
-    /// Counts a request over a limit.
-    pub fn limited(&self, policy: &Arc<str>, limit: &Arc<str>) {
-        let labels = LimitLabels { policy: Arc::clone(policy), limit: Arc::clone(limit) };
-        self.limited.get_or_create(&labels).inc();
     }
 }
 

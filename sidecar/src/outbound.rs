@@ -143,9 +143,9 @@ async fn follow(
         UpstreamProtocol::SameAsCaller => caller.http2,
     };
     if http2 {
-        hop::for_http2(&mut parts)?
+        hop::for_http2(&mut parts)?;
     } else {
-        hop::for_http1(&mut parts)
+        hop::for_http1(&mut parts);
     }
     let in_flight = cluster.live.pool.begin(&cluster.settings.pool)?;
     let limits = Limits::of(route, exchange.started());
@@ -253,6 +253,3 @@ fn handles(proxy: &Proxy, table: &RouteTable, route: &Route) -> Arc<Handles> {
 pub fn ask_http1(address: SocketAddr, worker: usize) -> Ask {
     Ask { address, worker, want: Want::Exclusive }
 }
-
-#[cfg(test)]
-mod tests;

@@ -40,10 +40,10 @@ use crate::xds::client::{self, Client, Handle};
 const SWEEP: Duration = Duration::from_millis(500);
 
 /// Runs until SIGTERM or SIGINT, and then until what is in flight has ended.
-pub fn run(options: Options) -> anyhow::Result<()> {
+pub fn run(options: &Options) -> anyhow::Result<()> {
     spawn::panics_end_the_process();
     let access_log = open_access_log(options.access_log.as_ref())?;
-    let bound = Bound::all(&options)?;
+    let bound = Bound::all(options)?;
 
     let metrics = Arc::new(Metrics::default());
     let config: Arc<ArcSwap<ProxyConfig>> = Arc::default();
@@ -87,10 +87,10 @@ pub fn run(options: Options) -> anyhow::Result<()> {
             .context("starting a worker thread")?;
     }
 
-    let admin_page = Admin::new(wanted, Arc::clone(&config), xds.clone(), metrics, drain.clone());
+    let admin_page = Admin::new(wanted, Arc::clone(&config), xds.clone(), &metrics, drain.clone());
     runtime()?.block_on(async move {
         let pages = admin::Pages { admin, metrics: metrics_page, ready };
-        pages.serve(Arc::new(admin_page))?;
+        pages.serve(&Arc::new(admin_page))?;
         let signals = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         tokio::select! {
             () = client.run() => anyhow::bail!("the xDS client ended"),

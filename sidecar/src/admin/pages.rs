@@ -36,8 +36,20 @@ pub fn config(config: &ProxyConfig, state: &client::State) -> Value {
         .iter()
         .map(|(address, inbound)| {
             let protocol = format!("{:?}", inbound.protocol);
-            let limits = format!("{:?}", inbound.limits);
-            (address.to_string(), json!({ "protocol": protocol, "limits": limits }))
+            let limits = inbound.limits.report().into_iter().map(|limit| {
+                json!({
+                    "service": &*limit.service,
+                    "policy": &*limit.policy,
+                    "limit": &*limit.limit,
+                    "shadow": limit.shadow,
+                    "admitted": limit.admitted,
+                    "refused": limit.refused,
+                    "wouldRefuse": limit.would_refuse,
+                })
+            });
+            let limits: Vec<_> = limits.collect();
+            let settings = format!("{:?}", inbound.limits.settings);
+            (address.to_string(), json!({ "protocol": protocol, "limits": limits, "settings": settings }))
         })
         .collect();
     json!({

@@ -6,6 +6,8 @@
 //! | `fairlead_pool_pending`, `fairlead_pool_requests` | service |
 //! | `fairlead_endpoints` | service, state (`in`, `out`) |
 //! | `fairlead_ejections_total` | service, kind (`ejected`, `returned`, `prevented`, `failed_probe`, `shadow`) |
+//! | `fairlead_rate_limit_requests_total` | service, policy, limit, decision (`admitted`, `refused`, `would_refuse`) |
+//! | `fairlead_rate_limit_keys`, `fairlead_rate_limit_overflowed_total` | service, policy, limit |
 //! | `fairlead_xds_connected`, `fairlead_xds_config_age_seconds` | |
 //! | `fairlead_xds_responses_total`, `fairlead_xds_nacks_total`, `fairlead_xds_failures_total` | |
 //! | `fairlead_draining` | |
@@ -47,6 +49,7 @@ impl Collector for States {
             pages::in_force(&config).map(|cluster| (&*cluster.settings.name, cluster)).collect();
         pools(&mut encoder, &clusters)?;
         endpoints(&mut encoder, &clusters)?;
+        limits(&mut encoder, &config)?;
         self.stream(&mut encoder)
     }
 }
@@ -117,6 +120,44 @@ fn endpoints(encoder: &mut DescriptorEncoder<'_>, clusters: &Clusters<'_>) -> Re
             let count = ConstCounter::new(counter.load(Ordering::Relaxed));
             count.encode(ejections.encode_family(&[("service", *name), ("kind", kind)])?)?;
         }
+    }
+    Ok(())
+}
+
+/// Several listeners of one pod may hold the same limit: their counts are added up.
+fn limits(encoder: &mut DescriptorEncoder<'_>, config: &ProxyConfig) -> Result<(), fmt::Error> {
+    let mut all: BTreeMap<[Arc<str>; 3], ([u64; 3], usize, u64)> = BTreeMap::new();
+    for report in config.inbound.values().flat_map(|inbound| inbound.limits.report()) {
+        let (counts, keys, overflowed) =
+            all.entry([report.service, report.policy, report.limit]).or_default();
+        for (sum, count) in counts.iter_mut().zip([report.admitted, report.refused, report.would_refuse]) {
+            *sum += count;
+        }
+        *keys += report.keys;
+        *overflowed += report.overflowed;
+    }
+    let help = "Requests that a limit let in, refused, or would have refused";
+    let mut requests =
+        encoder.encode_descriptor("fairlead_rate_limit_requests", help, None, MetricType::Counter)?;
+    for ([service, policy, limit], (counts, ..)) in &all {
+        for (decision, count) in ["admitted", "refused", "would_refuse"].into_iter().zip(counts) {
+            let labels =
+                [("service", &**service), ("policy", policy), ("limit", limit), ("decision", decision)];
+            ConstCounter::new(*count).encode(requests.encode_family(&labels)?)?;
+        }
+    }
+    let help = "Keys with a bucket of their own";
+    let mut keys = encoder.encode_descriptor("fairlead_rate_limit_keys", help, None, MetricType::Gauge)?;
+    for ([service, policy, limit], (_, count, _)) in &all {
+        let labels = [("service", &**service), ("policy", policy), ("limit", limit)];
+        ConstGauge::new(number(*count)).encode(keys.encode_family(&labels)?)?;
+    }
+    let help = "Requests whose key found no room and shared a bucket";
+    let mut overflowed =
+        encoder.encode_descriptor("fairlead_rate_limit_overflowed", help, None, MetricType::Counter)?;
+    for ([service, policy, limit], (.., count)) in &all {
+        let labels = [("service", &**service), ("policy", policy), ("limit", limit)];
+        ConstCounter::new(*count).encode(overflowed.encode_family(&labels)?)?;
     }
     Ok(())
 }

@@ -10,7 +10,7 @@ async fn not_ready_says_what_is_missing_and_draining_is_not_ready() {
     let wanted =
         vec![("upstream shop/reviews:9080=127.0.0.1:9080".to_owned(), Arc::from("shop/reviews:9080"))];
     let drain = Drain::default();
-    let admin = Admin::new(wanted, config, xds, Arc::default(), drain.clone());
+    let admin = Admin::new(wanted, config, xds, &Metrics::default(), drain.clone());
     let said = admin.ready().unwrap_err();
     assert!(said.contains("no stream to the operator yet"), "{said}");
     assert!(said.contains("upstream shop/reviews:9080=127.0.0.1:9080: awaited"), "{said}");
