@@ -1,5 +1,7 @@
 //! Resources and responses for tests, as a server sends them.
 
+#![expect(clippy::unnecessary_wraps, reason = "the fields of protobuf messages are options")]
+
 use envoy_types::pb::envoy::config::cluster::v3::Cluster;
 use envoy_types::pb::envoy::config::cluster::v3::cluster::{ClusterDiscoveryType, DiscoveryType, EdsClusterConfig};
 use envoy_types::pb::envoy::config::core::v3::config_source::ConfigSourceSpecifier;

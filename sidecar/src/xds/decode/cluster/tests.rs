@@ -1,5 +1,7 @@
 //! Each field of a cluster, with our metadata and without.
 
+#![expect(clippy::unnecessary_wraps, reason = "the fields of protobuf messages are options")]
+
 use envoy_types::pb::envoy::config::cluster::v3::circuit_breakers::{Thresholds, thresholds::RetryBudget};
 use envoy_types::pb::envoy::config::cluster::v3::cluster::{
     CommonLbConfig, CustomClusterType, LbSubsetConfig, lb_subset_config::LbSubsetSelector,

@@ -1,5 +1,7 @@
 //! Each shape of a listener.
 
+#![expect(clippy::unnecessary_wraps, reason = "the fields of protobuf messages are options")]
+
 use envoy_types::pb::envoy::config::core::v3::TransportSocket;
 use envoy_types::pb::envoy::config::listener::v3::{ApiListener, FilterChainMatch};
 use envoy_types::pb::envoy::config::route::v3::route::Action;

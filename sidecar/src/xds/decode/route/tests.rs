@@ -1,5 +1,7 @@
 //! Each field of a route configuration.
 
+#![expect(clippy::unnecessary_wraps, reason = "the fields of protobuf messages are options")]
+
 use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
 use envoy_types::pb::envoy::config::core::v3::{
     DataSource, HeaderValue as EnvoyHeaderValue, HeaderValueOption, RuntimeFractionalPercent,
