@@ -16,6 +16,8 @@ metadata: {name: article, namespace: shop}
 spec:
   parentRefs: [{name: article}]
   loadBalancer: {type: RoundRobin}
+  # Half of the calls meet the broken one: more than the default budget would retry.
+  retryConstraint: {budget: {percent: 100, interval: 10s}}
   rules:
 "
     .to_owned();
