@@ -12,7 +12,7 @@ mod compile;
 mod attach;
 mod matching;
 mod nearest;
-mod precedence;
+pub mod precedence;
 pub mod endpoints;
 pub mod inputs;
 pub mod limits;

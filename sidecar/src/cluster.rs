@@ -167,7 +167,7 @@ impl Cluster {
     /// it came free while another was waited for.
     pub fn claim(self: &Arc<Self>, address: SocketAddr) -> Option<Picked> {
         let endpoint = self.healthy.iter().find(|endpoint| endpoint.settings.address == address)?;
-        (!endpoint.is_out()).then(|| Picked::new(Arc::clone(self), Arc::clone(endpoint), false))
+        (!self.is_out(endpoint)).then(|| Picked::new(Arc::clone(self), Arc::clone(endpoint), false))
     }
 
     /// Whether so few endpoints are in that all are used: Envoy's panic, `minHealthyPercent`.
@@ -177,16 +177,22 @@ impl Cluster {
 
     /// How many endpoints are ejected or probed at present.
     pub fn ejected(&self) -> usize {
-        self.endpoints.iter().filter(|endpoint| endpoint.is_out()).count()
+        self.endpoints.iter().filter(|endpoint| self.is_out(endpoint)).count()
     }
 
     /// How many endpoints get ordinary requests at present.
     pub fn in_rotation(&self) -> usize {
-        self.healthy.iter().filter(|endpoint| !endpoint.is_out()).count()
+        self.healthy.iter().filter(|endpoint| !self.is_out(endpoint)).count()
     }
 
     fn too_few(&self, in_rotation: usize) -> bool {
         (in_rotation as f64) * 100.0 < self.settings.panic_threshold * (self.endpoints.len() as f64)
+    }
+
+    /// Whether the endpoint gets no ordinary requests under these settings. An ejection that the configuration
+    /// before brought about at its last moment binds nobody who detects nothing, or only looks on.
+    fn is_out(&self, endpoint: &Endpoint) -> bool {
+        endpoint.is_out() && self.settings.outlier.as_ref().is_some_and(|outlier| !outlier.shadow)
     }
 
     fn nobody_out(&self) -> bool {

@@ -17,9 +17,9 @@ use http::HeaderMap;
 use http::request::Parts;
 use regex::{Regex, RegexBuilder};
 
-/// A regular expression may take so much memory when compiled, which is some thousand times what people
-/// write. Envoy's own bound (RE2 program size 100) is stricter; what the operator accepts fits both.
-const REGEX_SIZE: usize = 256 * 1024;
+/// A regular expression may take so much memory when compiled: hundreds of times what people write, and
+/// twice what the operator lets through, so that no rounding between the two makes a difference.
+const REGEX_SIZE: usize = 512 * 1024;
 
 /// A compiled expression may cache so many states for each thread that runs it.
 const REGEX_CACHE: usize = 256 * 1024;

@@ -56,7 +56,7 @@ pub async fn dial(proxy: &Proxy, cluster: &Arc<Cluster>) -> Result<Dialled, Fail
                 return Ok(Dialled { stream, slot, picked });
             }
             Err(failure) => {
-                picked.record(now(), Outcome::Failure(failure.kind));
+                picked.record(now(), Outcome::of(&failure));
                 tried.push(address);
                 if tried.len() >= ATTEMPTS {
                     return Err(failure);

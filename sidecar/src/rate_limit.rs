@@ -117,14 +117,7 @@ impl RateLimiter {
         if lists.iter().all(|policies| policies.is_empty()) {
             return Decision::Admit(None);
         }
-        let shadow =
-            lists.iter().filter_map(|policies| policies.iter().find(|policy| policy.applies(request)));
-        for policy in shadow.filter(|policy| policy.shadow) {
-            self.look_on(policy, now, request, peer);
-        }
-        let in_force = lists.iter().filter_map(|policies| {
-            policies.iter().filter(|policy| !policy.shadow).find(|policy| policy.applies(request))
-        });
+        let in_force = lists.iter().filter_map(|policies| self.in_force(policies, now, request, peer));
         let charges: Vec<Charge<'_>> = in_force.flat_map(|policy| charges(policy, request, peer)).collect();
         if charges.is_empty() {
             return Decision::Admit(None);
@@ -157,6 +150,24 @@ impl RateLimiter {
 
     fn limits(&self) -> impl Iterator<Item = &Arc<LiveLimit>> {
         self.policies().flat_map(Policy::limits)
+    }
+
+    /// The policy that holds for this request: the first in force that has a limit for it. One in shadow
+    /// that stands before it is evaluated on the way.
+    fn in_force<'l>(
+        &self,
+        policies: &'l [Policy],
+        now: Instant,
+        request: &Parts,
+        peer: IpAddr,
+    ) -> Option<&'l Policy> {
+        let mut applying = policies.iter().filter(|policy| policy.applies(request));
+        let first = applying.next()?;
+        if !first.shadow {
+            return Some(first);
+        }
+        self.look_on(first, now, request, peer);
+        applying.find(|policy| !policy.shadow)
     }
 
     /// Takes a token from all or from none.

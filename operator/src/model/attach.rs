@@ -8,9 +8,8 @@ use jiff::Timestamp;
 use kube::api::ObjectMeta;
 
 use super::inputs::Inputs;
-use super::mesh::{PortName, port_name};
 use super::nearest;
-use super::object::{Kind, ObjectKey, ObjectRef};
+use super::object::{Kind, ObjectKey, ObjectRef, PortName, port_name};
 use super::problem::{Condition, Problems};
 use super::service::{Protocol, Service, ServiceKind, ServicePort};
 
@@ -102,7 +101,7 @@ impl<'a> Attached<'a> {
                 self.named.entry(claim.key).or_default().insert(service.key.clone());
                 if !spec.rules.is_empty() {
                     if port.protocol == Protocol::Opaque {
-                        if parent.port.is_some() {
+                        if parent.port.is_some() || only_bytes(service) {
                             problems.note(&object, Condition::Accepted, "OpaquePort", opaque_port(&name));
                         }
                     } else {
@@ -273,6 +272,11 @@ pub fn find_port(service: &Service, number: u16) -> Result<&ServicePort, String>
         let those = if numbers.is_empty() { "no TCP port".to_owned() } else { numbers.join(", ") };
         format!("Service {} has no TCP port {number}; it has {those}", service.key)
     })
+}
+
+/// Whether nothing but bytes is carried on any of its ports.
+pub fn only_bytes(service: &Service) -> bool {
+    service.ports.iter().all(|port| port.protocol == Protocol::Opaque)
 }
 
 fn opaque_port(port: &str) -> String {

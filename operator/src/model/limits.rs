@@ -9,10 +9,9 @@ use jiff::Timestamp;
 use super::attach::{Attached, Claim, created, named_ports};
 use super::inputs::Inputs;
 use super::matching;
-use super::mesh::{PortName, port_name};
 use super::nearest;
-use super::object::{Kind, ObjectKey, ObjectRef};
-use super::problem::Problems;
+use super::object::{Kind, ObjectKey, ObjectRef, PortName, port_name};
+use super::problem::{Condition, Problems};
 use super::route::rule_name;
 use super::service::Protocol;
 
@@ -116,6 +115,9 @@ impl Policies {
             match resolve(inputs, attached, claim.key, target) {
                 Ok(places) => {
                     found = true;
+                    if let Some(name) = only_bytes(inputs, claim.key, target) {
+                        problems.note(&object, Condition::Accepted, "OpaquePort", opaque_target(&name));
+                    }
                     let Some(policy) = &policy else { continue };
                     for (specificity, place) in places {
                         self.place(claim, specificity, place, policy);
@@ -192,6 +194,23 @@ fn resolve(
             Ok(ports.into_iter().flat_map(places).collect())
         }
     }
+}
+
+/// The name of the target, when no call to it is HTTP.
+fn only_bytes(inputs: &Inputs, policy: &ObjectKey, target: &LimitTarget) -> Option<String> {
+    let key = ObjectKey::new(policy.namespace.clone(), target.name.as_str());
+    let ports = match target.kind {
+        LimitTargetKind::Service => named_ports(inputs, &key, target.section_name.as_deref()).ok()?,
+        LimitTargetKind::ServiceRoute => return None,
+    };
+    ports.iter().all(|(_, port)| port.protocol == Protocol::Opaque).then(|| key.to_string())
+}
+
+fn opaque_target(name: &str) -> String {
+    format!(
+        "{name} carries bytes, not HTTP, so limits have no effect there: set the port's appProtocol to http, \
+         kubernetes.io/h2c or grpc if it does speak HTTP"
+    )
 }
 
 /// All rules of the ServiceRoute, or the one of that name.

@@ -15,19 +15,12 @@ use std::sync::Arc;
 
 use super::endpoints::Endpoints;
 use super::limits::Inbound;
+pub use super::object::PortName;
 use super::object::{ObjectKey, ObjectRef};
 use super::policy::Cluster;
 use super::route::Routes;
 use super::service::Protocol;
 use super::shards::Shards;
-
-/// `shop/reviews:9080`: the Service and the number of its port.
-pub type PortName = Arc<str>;
-
-/// The name of a Service's port.
-pub fn port_name(service: &ObjectKey, number: u16) -> PortName {
-    format!("{service}:{number}").into()
-}
 
 /// Everything that the operator serves.
 #[derive(Debug, Clone, Default)]

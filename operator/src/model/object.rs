@@ -25,6 +25,14 @@ impl fmt::Display for ObjectKey {
     }
 }
 
+/// `shop/reviews:9080`: the Service and the number of its port.
+pub type PortName = Arc<str>;
+
+/// The name of a Service's port.
+pub fn port_name(service: &ObjectKey, number: u16) -> PortName {
+    format!("{service}:{number}").into()
+}
+
 /// The kinds that have a status of ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {

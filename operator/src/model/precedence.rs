@@ -13,7 +13,14 @@ use std::cmp::Reverse;
 
 use fairlead_crds::{PathMatchType, RouteMatch};
 
-use super::route::Candidate;
+/// A match of a rule.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Candidate {
+    /// The rule's place in its ServiceRoute.
+    pub rule: usize,
+    /// What a request must look like.
+    pub matched: RouteMatch,
+}
 
 /// Sorts by precedence. What is equal stays in the order in which it is given: that of the rules.
 pub fn sort(candidates: &mut [Candidate]) {

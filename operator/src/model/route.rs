@@ -10,9 +10,8 @@ use fairlead_crds::{
 use super::attach::{Claim, find_port, find_service};
 use super::inputs::Inputs;
 use super::matching;
-use super::mesh::{PortName, port_name};
-use super::object::{Kind, ObjectKey, ObjectRef};
-use super::precedence;
+use super::object::{Kind, ObjectKey, ObjectRef, PortName, port_name};
+use super::precedence::{self, Candidate};
 use super::problem::Problems;
 
 /// Where the requests to a Service port go.
@@ -24,15 +23,6 @@ pub struct Routes {
     pub rules: Vec<Rule>,
     /// Their matches; the first that holds decides.
     pub order: Vec<Candidate>,
-}
-
-/// A match of a rule.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Candidate {
-    /// Index into [`Routes::rules`].
-    pub rule: usize,
-    /// What a request must look like.
-    pub matched: RouteMatch,
 }
 
 /// A rule.

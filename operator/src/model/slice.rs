@@ -1,5 +1,6 @@
 //! An EndpointSlice, as far as the mesh needs it.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -68,7 +69,7 @@ impl EndpointSlice {
             key: ObjectKey::new(namespace.clone(), metadata.name.as_deref()?),
             service: ObjectKey::new(namespace, service.as_str()),
             ports: slice.ports.iter().flatten().filter_map(SlicePort::from_api).collect(),
-            endpoints: slice.endpoints.iter().map(SliceEndpoint::from_api).collect(),
+            endpoints: SliceEndpoint::all(&slice.endpoints),
         })
     }
 }
@@ -84,12 +85,22 @@ impl SlicePort {
 }
 
 impl SliceEndpoint {
-    fn from_api(endpoint: &discovery::Endpoint) -> Self {
-        Self {
+    /// The endpoints; those of one zone share its name.
+    fn all(endpoints: &[discovery::Endpoint]) -> Vec<Self> {
+        let mut zones = BTreeSet::<Arc<str>>::new();
+        let mut zone_of = |endpoint: &discovery::Endpoint| {
+            let zone = endpoint.zone.as_deref()?;
+            if !zones.contains(zone) {
+                zones.insert(zone.into());
+            }
+            zones.get(zone).cloned()
+        };
+        let narrow = endpoints.iter().map(|endpoint| Self {
             addresses: endpoint.addresses.iter().filter_map(|address| address.parse().ok()).collect(),
             condition: EndpointCondition::from_api(endpoint.conditions.as_ref()),
-            zone: endpoint.zone.as_deref().map(Into::into),
-        }
+            zone: zone_of(endpoint),
+        });
+        narrow.collect()
     }
 }
 

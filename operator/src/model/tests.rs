@@ -345,9 +345,16 @@ metadata: {name: r}
 spec:
   parentRefs: [{name: sticky}, {name: outside}, {name: db, port: 3306}]
   rules: [{backendRefs: [{name: outside, port: 80}]}]
+---
+kind: RateLimitPolicy
+metadata: {name: rl}
+spec: {targetRefs: [{name: db}], limits: [{name: a, requests: 1, per: 1s}]}
 ";
     let (mesh, problems) = compiled(&inputs(&format!("{yaml}{route}")));
     assert_eq!(mesh.service_addresses.len(), 2);
+    assert!(
+        problems["RateLimitPolicy shop/rl"][0].starts_with("Accepted Note OpaquePort: shop/db carries bytes")
+    );
     assert_eq!(
         problems["ServiceRoute shop/r"],
         [

@@ -35,7 +35,7 @@ impl Cluster {
         }
         let panic = self.too_few(self.in_rotation());
         let list = if panic { &*self.endpoints } else { &*self.healthy };
-        let usable = |endpoint: &Endpoint| panic || !endpoint.is_out();
+        let usable = |endpoint: &Endpoint| panic || !self.is_out(endpoint);
         if let Some(endpoint) = self.balance_some(list, &|endpoint| usable(endpoint) && new(endpoint)) {
             return Some((endpoint, false));
         }
@@ -51,7 +51,7 @@ impl Cluster {
 
     /// Takes the place of a probe at an endpoint whose ejection is over.
     fn awaits_probe(&self, now: Instant, may: &impl Fn(&Endpoint) -> bool) -> Option<&Arc<Endpoint>> {
-        let outlier = self.settings.outlier.as_ref()?;
+        let outlier = self.settings.outlier.as_ref().filter(|outlier| !outlier.shadow)?;
         self.healthy.iter().find(|endpoint| may(endpoint) && endpoint.take_probe(now, outlier))
     }
 

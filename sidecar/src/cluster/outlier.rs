@@ -109,6 +109,7 @@ pub(super) fn judge(settings: &OutlierSettings, outcome: Outcome) -> Judgement {
     let counts = |error: OutlierError| settings.errors.contains(&error);
     match outcome {
         Outcome::Success => Judgement::Good,
+        Outcome::Local => Judgement::Nothing,
         Outcome::Status(status) => by_status(&counts, status.as_u16(), Cause::Status(status.as_u16())),
         Outcome::Grpc(code) => by_status(&counts, grpc_to_http(code), Cause::Grpc(code)),
         Outcome::Failure(kind) => {

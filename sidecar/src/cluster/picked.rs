@@ -6,9 +6,9 @@ use std::time::Instant;
 
 use http::StatusCode;
 
-use super::outlier::{Judgement, judge};
+use super::outlier::{Health, Judgement, Phase, judge};
 use super::{Cluster, Endpoint, OutlierSettings};
-use crate::failure::Kind;
+use crate::failure::{At, Failure, Kind};
 
 /// How an attempt at an endpoint ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,9 +19,21 @@ pub enum Outcome {
     Status(StatusCode),
     /// It answered with this gRPC status; any, good or bad.
     Grpc(u32),
-    /// There was no answer, or not all of it. What this sidecar refused by itself (a full pool, a limit) may
-    /// be passed in as well: it is ignored.
+    /// There was no answer, or not all of it, and the endpoint may be to blame. [`Outcome::of`] tells; a time
+    /// that was over while the request still waited for a connection is our own doing.
     Failure(Kind),
+    /// It ended by our own doing, or the caller's: it says nothing about the endpoint.
+    Local,
+}
+
+impl Outcome {
+    /// What a failure says about the endpoint: only what arose there counts.
+    pub fn of(failure: &Failure) -> Self {
+        match failure.at {
+            At::Upstream => Self::Failure(failure.kind),
+            At::Downstream | At::Local => Self::Local,
+        }
+    }
 }
 
 /// An endpoint that counts this attempt as in flight until it is dropped.
@@ -80,7 +92,7 @@ impl Picked {
         let mut health = state.health();
         let health = health.at(now, outlier);
         // An endpoint that is out gets requests besides its probes when all are used; they decide nothing.
-        let decides = self.probe || outlier.shadow || !self.endpoint.is_out();
+        let decides = self.probe || outlier.shadow || !self.cluster.is_out(&self.endpoint);
         if health.epoch != self.epoch || !decides {
             return;
         }
@@ -91,7 +103,8 @@ impl Picked {
                     state.put_in();
                     if !outlier.shadow {
                         counters.returned.fetch_add(1, Ordering::Relaxed);
-                        tracing::info!(cluster = %self.cluster.settings.name, endpoint = %self.endpoint.address(), "endpoint is back in");
+                        let (cluster, endpoint) = (&self.cluster.settings.name, self.endpoint.address());
+                        tracing::info!(%cluster, %endpoint, "endpoint is back in");
                     }
                 }
             }
@@ -99,6 +112,7 @@ impl Picked {
                 let probing = self.endpoint.counts_as_out();
                 if health.error(error, cause, outlier) {
                     if probing || self.cluster.may_eject(&self.endpoint, outlier) {
+                        state.put_out(outlier.shadow);
                         health.eject(now, outlier);
                         self.report(probing, outlier, health);
                     } else if health.row.count == outlier.consecutive_errors {
@@ -111,7 +125,7 @@ impl Picked {
         state.mirror(health);
     }
 
-    fn report(&self, probing: bool, outlier: &OutlierSettings, health: &super::outlier::Health) {
+    fn report(&self, probing: bool, outlier: &OutlierSettings, health: &Health) {
         let counters = &self.cluster.live.ejections;
         if outlier.shadow {
             counters.shadow.fetch_add(1, Ordering::Relaxed);
@@ -121,9 +135,9 @@ impl Picked {
                 counters.failed_probes.fetch_add(1, Ordering::Relaxed);
             }
         }
-        if let super::outlier::Phase::Ejected { until, why } = &health.phase {
-            let _ = until;
-            tracing::warn!(cluster = %self.cluster.settings.name, endpoint = %self.endpoint.address(), %why, shadow = outlier.shadow, "endpoint ejected");
+        if let Phase::Ejected { why, .. } = &health.phase {
+            let (cluster, endpoint) = (&self.cluster.settings.name, self.endpoint.address());
+            tracing::warn!(%cluster, %endpoint, %why, shadow = outlier.shadow, "endpoint ejected");
         }
     }
 }

@@ -357,6 +357,20 @@ fn an_address_counts_once() {
     assert_eq!(cluster.endpoints.len(), 2);
 }
 
+#[test]
+fn an_ejection_by_the_configuration_before_binds_nobody_who_does_not_eject() {
+    for other in [None, Some(OutlierSettings { shadow: true, ..outlier(10) })] {
+        let (first, now) = (detecting(3, outlier(10)), start());
+        let endpoints: Vec<_> = (0..3).map(|index| endpoint(index, 1)).collect();
+        let settings = ClusterSettings { outlier: other, ..(*first.settings).clone() };
+        let second = Arc::new(Cluster::new(Arc::new(settings), &endpoints, Some(&first)));
+        fail(&first, 0, now); // Not swapped yet.
+        assert_eq!(used(&second, now, 9).len(), 3);
+        assert_eq!((second.ejected(), second.in_rotation()), (0, 3));
+        assert_eq!(used(&second, now + secs(30), 9).len(), 3);
+    }
+}
+
 /// Something that may happen to a cluster.
 #[derive(Debug, Clone)]
 enum Event {

@@ -96,7 +96,7 @@ impl<'a> Attempt<'a> {
                 Ok(Answered { response, held, deadline })
             }
             Err(failure) => {
-                picked.record(now(), Outcome::Failure(failure.kind));
+                picked.record(now(), Outcome::of(&failure));
                 Err((failure, Some(endpoint)))
             }
         }

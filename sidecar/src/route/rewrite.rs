@@ -119,6 +119,9 @@ pub(super) fn replace_prefix(matcher: &PathMatcher, path: &str, replacement: &st
 }
 
 fn with_path(uri: &Uri, mut path: String) -> Result<Uri, Failure> {
+    if !path.starts_with('/') {
+        path.insert(0, '/'); // Nothing else is a path.
+    }
     if let Some(query) = uri.query() {
         // A replacement may bring a query of its own; then it is the one that counts.
         if !path.contains('?') {

@@ -226,6 +226,7 @@ fn expressions_rewrite_as_envoy_writes_them() {
     );
     assert_eq!(rewritten(by("one", "two"), any(), "/xxx/one/yyy/one/zzz"), "/xxx/two/yyy/two/zzz");
     assert_eq!(rewritten(by("a", "$1"), any(), "/a"), "/$1");
+    assert_eq!(rewritten(by("^/a/", ""), any(), "/a/b?c"), "/b?c");
     assert!(Rewrite::regex("a", r"\1").is_err());
     assert!(Rewrite::regex("a", r"\x").is_err());
     assert!(Rewrite::regex("(", "").is_err());

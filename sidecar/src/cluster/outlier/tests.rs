@@ -3,6 +3,7 @@
 use http::StatusCode;
 
 use super::*;
+use crate::failure::Failure;
 
 fn settings(errors: &[OutlierError]) -> OutlierSettings {
     OutlierSettings {
@@ -79,6 +80,10 @@ fn our_own_refusals_say_nothing() {
         assert_eq!(judge(&all, Outcome::Failure(kind)), Judgement::Nothing, "{kind:?}");
     }
     assert_eq!(judge(&settings(&[GatewayError]), Outcome::Failure(Kind::Timeout)), Judgement::Nothing);
+    let waiting = Failure::local(Kind::Timeout, "the time was over while waiting for a connection");
+    assert_eq!(judge(&all, Outcome::of(&waiting)), Judgement::Nothing);
+    let silent = Failure::upstream(Kind::Timeout, true, "no answer");
+    assert_eq!(judge(&all, Outcome::of(&silent)), Judgement::Error(Timeout, Cause::Timeout));
     assert_eq!(judge(&all, Outcome::Success), Judgement::Good);
 }
 
