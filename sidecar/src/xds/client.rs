@@ -307,12 +307,15 @@ async fn open(
     response.map(tonic::Response::into_inner).map_err(|status| status.to_string())
 }
 
-/// An error with what it came from.
+/// An error with what it came from, each said once.
 fn in_full(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {
-        text = format!("{text}: {error}");
+        let cause = error.to_string();
+        if !text.ends_with(&cause) {
+            text = format!("{text}: {cause}");
+        }
         source = error.source();
     }
     text
