@@ -23,7 +23,7 @@ use crate::xds::testing::{
 };
 
 /// How long a test waits for what must come.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A stream that a client has opened.
 struct Opened {
@@ -425,6 +425,19 @@ async fn what_is_no_xds_server_at_all_is_tried_again() {
         let waits = Known::Awaited("waits for the listener shop/a:80".to_owned());
         assert_eq!(proxy.handle.state().listeners["shop/a:80"], waits);
     }
+}
+
+/// It takes the connection and then says nothing: the pings find it out.
+#[tokio::test(start_paused = true)]
+async fn a_server_that_is_silent_is_left() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let proxy = Proxy::of(listener.local_addr().unwrap());
+    proxy.handle.subscribe("shop/a:80");
+    let mut connections = vec![listener.accept().await.unwrap().0];
+    let begin = tokio::time::Instant::now();
+    let state = proxy.until(|state| state.failures == 1).await;
+    assert!(begin.elapsed() <= PING_INTERVAL + PING_TIMEOUT + CONNECT_TIMEOUT, "{state:?}");
+    connections.push(listener.accept().await.unwrap().0);
 }
 
 #[tokio::test]

@@ -364,3 +364,137 @@ fn removal_by_resource_name_counts() {
     response.removed_resource_names = vec![ResourceName { name: "a".to_owned(), ..ResourceName::default() }];
     assert_eq!(news(&subscription.receive(response)), ["a absent"]);
 }
+
+/// A server as the specification describes it, for endpoints alone. What it sends is the port of the only
+/// endpoint, which is the version too.
+#[derive(Default)]
+struct Model {
+    resources: BTreeMap<&'static str, u32>,
+    subscribed: BTreeSet<String>,
+    /// What it takes the client to have.
+    told: BTreeMap<String, Option<u32>>,
+    spoken: bool,
+    nonce: u32,
+    queue: VecDeque<DeltaDiscoveryResponse>,
+}
+
+impl Model {
+    fn request(&mut self, request: &DeltaDiscoveryRequest) {
+        assert!(request.error_detail.is_none());
+        if !std::mem::replace(&mut self.spoken, true) {
+            assert!(!request.resource_names_subscribe.is_empty(), "that would be a wildcard");
+            assert!(request.node.is_some());
+            let held = &request.initial_resource_versions;
+            self.told = held.iter().map(|(name, version)| (name.clone(), version.parse().ok())).collect();
+        } else {
+            assert!(request.initial_resource_versions.is_empty());
+            // A name asked for anew is always sent.
+            for name in &request.resource_names_subscribe {
+                self.told.remove(name);
+            }
+        }
+        for name in &request.resource_names_unsubscribe {
+            self.subscribed.remove(name);
+            self.told.remove(name);
+        }
+        self.subscribed.extend(request.resource_names_subscribe.iter().cloned());
+        self.send();
+    }
+
+    /// Sends what the client does not have yet.
+    fn send(&mut self) {
+        let (mut here, mut gone) = (Vec::new(), Vec::new());
+        for name in &self.subscribed {
+            let now = self.resources.get(name.as_str()).copied();
+            if self.told.get(name) == Some(&now) {
+                continue;
+            }
+            self.told.insert(name.clone(), now);
+            match now {
+                Some(port) => here.push(resource(name, &port.to_string(), endpoints(name, &[port]))),
+                None => gone.push(name.as_str()),
+            }
+        }
+        if !here.is_empty() || !gone.is_empty() {
+            self.nonce += 1;
+            self.queue.push_back(response(Kind::Endpoints, &self.nonce.to_string(), here, &gone));
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Want(Vec<&'static str>),
+    Change(&'static str, Option<u32>),
+    /// The client's next request reaches the server.
+    Request,
+    /// The server's next response reaches the client.
+    Response,
+    Reconnect,
+}
+
+fn any_step() -> impl proptest::strategy::Strategy<Value = Step> {
+    use proptest::prelude::*;
+    let name = prop::sample::select(&["a", "b", "c"][..]);
+    prop_oneof![
+        2 => prop::sample::subsequence(&["a", "b", "c"][..], 0..=3).prop_map(Step::Want),
+        2 => (name, prop::option::of(1..9_u32)).prop_map(|(name, port)| Step::Change(name, port)),
+        4 => Just(Step::Request),
+        4 => Just(Step::Response),
+        1 => Just(Step::Reconnect),
+    ]
+}
+
+proptest::proptest! {
+    /// Whatever happens in whatever order: when all is delivered, the client has of what it wants exactly
+    /// what the server has.
+    #[test]
+    fn the_client_ends_up_with_what_the_server_has(steps in proptest::collection::vec(any_step(), 0..80)) {
+        let now = start();
+        let mut client = Subscription::new(node());
+        let mut server = Model::default();
+        let mut view: BTreeMap<Arc<str>, Option<u16>> = BTreeMap::new();
+        let mut wanted = BTreeSet::new();
+        client.opened();
+        let request = |client: &mut Subscription, server: &mut Model| {
+            let request = client.request(now);
+            request.is_some_and(|request| { server.request(&request); true })
+        };
+        let deliver = |client: &mut Subscription, server: &mut Model, view: &mut BTreeMap<_, _>| {
+            let Some(response) = server.queue.pop_front() else { return false };
+            for update in client.receive(response).updates {
+                let port = match update.news {
+                    News::Here(Piece::Endpoints(endpoints)) => Some(endpoints[0].address.port()),
+                    News::Absent => None,
+                    other => panic!("{other:?}"),
+                };
+                view.insert(update.name, port);
+            }
+            true
+        };
+        for step in steps {
+            match step {
+                Step::Want(some) => {
+                    wanted = names(&some);
+                    client.want(Kind::Endpoints, wanted.clone());
+                    view.retain(|name, _| wanted.contains(name));
+                }
+                Step::Change(name, Some(port)) => { server.resources.insert(name, port); server.send(); }
+                Step::Change(name, None) => { server.resources.remove(name); server.send(); }
+                Step::Request => { request(&mut client, &mut server); }
+                Step::Response => { deliver(&mut client, &mut server, &mut view); }
+                Step::Reconnect => {
+                    client.closed();
+                    server = Model { resources: std::mem::take(&mut server.resources), ..Model::default() };
+                    client.opened();
+                }
+            }
+        }
+        while request(&mut client, &mut server) || deliver(&mut client, &mut server, &mut view) {}
+        for name in wanted {
+            let has = view.get(&name).unwrap_or_else(|| panic!("{name} was never answered"));
+            assert_eq!(has.map(u32::from), server.resources.get(&*name).copied(), "{name}");
+        }
+        assert!(client.next_expiry().is_none());
+    }
+}
