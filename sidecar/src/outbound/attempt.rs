@@ -1,14 +1,13 @@
 //! One attempt: pick an endpoint, get a connection, send, and tell outlier detection how it ended.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use http::{Request, Response, StatusCode};
 
 use crate::body::Body;
 use crate::cluster::{Outcome, Picked};
-use crate::exchange::watched::{Activity, Held, Times, Verdict};
+use crate::exchange::watched::{Held, Times, Verdict};
 use crate::exchange::{Exchange, UNPROCESSED, grpc_status, is_grpc};
 use crate::failure::{Failure, Kind};
 use crate::http1::client;
@@ -229,6 +228,3 @@ async fn limited<F: Future>(times: &Times, future: F) -> Option<F::Output> {
         () = over => None,
     }
 }
-
-/// See [`Times::idle`].
-pub type Idle = (Duration, Arc<Activity>);

@@ -11,6 +11,7 @@
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -19,7 +20,9 @@ use http_body::{Body as _, Frame, SizeHint};
 use crate::body::{Body, Error, Source};
 use crate::exchange::watched::Activity;
 use crate::failure::{Failure, Kind};
-use crate::outbound::attempt::Idle;
+
+/// How long neither side may send anything, and where what was sent is noted: a rule's idle time-out.
+pub type Idle = (Duration, Arc<Activity>);
 
 /// Content that is kept for another attempt; Envoy's and linkerd's default, too.
 pub const KEPT: usize = 64 * 1024;
