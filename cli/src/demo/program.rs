@@ -1,8 +1,8 @@
 //! One of our programs as a child process: found beside this one, its addresses read from its output.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ const START_LIMIT: Duration = Duration::from_secs(15);
 #[derive(Debug)]
 pub struct Program {
     name: String,
+    log: PathBuf,
     child: Child,
     /// Kept open: a program whose output nobody can read would end at its next word.
     output: Lines<BufReader<ChildStdout>>,
@@ -32,13 +33,14 @@ impl Program {
         if !file.exists() {
             bail!("{} is missing: cargo build --workspace (or make demo) builds it", file.display());
         }
-        let log = File::create(logs.join(format!("{name}.log")))?;
+        let log = logs.join(format!("{name}.log"));
+        let errors = File::create(&log)?;
         let mut command = Command::new(&file);
-        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).kill_on_drop(true);
+        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors).kill_on_drop(true);
         let mut child = command.spawn().with_context(|| format!("cannot start {}", file.display()))?;
         let output = child.stdout.take().context("no output")?;
         let output = BufReader::new(output).lines();
-        Ok(Self { name: name.to_owned(), child, output, addresses: Vec::new() })
+        Ok(Self { name: name.to_owned(), log, child, output, addresses: Vec::new() })
     }
 
     /// The address of `listening KIND NAME ADDR`, as soon as it is said.
@@ -51,7 +53,8 @@ impl Program {
             }
             let line = timeout(START_LIMIT, self.output.next_line()).await;
             let Ok(Ok(Some(line))) = line else {
-                bail!("{} did not say \"listening {kind} {name}\"", self.name);
+                let log = fs::read_to_string(&self.log).unwrap_or_default();
+                bail!("{} did not say \"listening {kind} {name}\"; it said:\n{log}", self.name);
             };
             let words: Vec<_> = line.split(' ').collect();
             if let ["listening", kind, name, address] = words.as_slice() {

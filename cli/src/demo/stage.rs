@@ -121,7 +121,7 @@ impl Stage {
         let folder = self.folder.path().join("source");
         let mut lines = format!("the YAML is in {}\n", folder.display());
         lines += &format!(
-            "operator               pid {:<7} http://{}/objects\n",
+            "operator                   pid {:<7} http://{}/objects\n",
             self.operator.id(),
             self.operator_admin
         );
