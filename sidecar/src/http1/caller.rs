@@ -45,6 +45,7 @@ impl Shared {
             exchange: 0,
             ended: false,
             continued: false,
+            answered: false,
         };
         Self { reader: Mutex::new(reader), interim: Mutex::default() }
     }
@@ -53,14 +54,20 @@ impl Shared {
         self.reader.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(in crate::http1) fn interim(&self) -> MutexGuard<'_, BytesMut> {
+    /// The answer begins: what is left of interim ones, to be written before it.
+    pub(in crate::http1) fn begin_answer(&self) -> BytesMut {
+        self.reader().answered = true;
+        self.interim().split()
+    }
+
+    fn interim(&self) -> MutexGuard<'_, BytesMut> {
         self.interim.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Writes an interim answer of this exchange, as far as it goes now.
     pub(in crate::http1) fn send_interim(&self, exchange: u32, status: StatusCode, headers: &HeaderMap) {
         let mut reader = self.reader();
-        if reader.exchange != exchange {
+        if reader.exchange != exchange || reader.answered {
             return;
         }
         let mut interim = self.interim();
@@ -112,6 +119,8 @@ pub(in crate::http1) struct Reader {
     ended: bool,
     /// The caller was told to send the body that it held back.
     continued: bool,
+    /// The answer has begun: there is no room for interim ones any more.
+    answered: bool,
 }
 
 /// A head, and the body behind it.
@@ -156,6 +165,7 @@ impl Reader {
         let Some(head) = head::request(&mut self.buffer, &mut self.scan, limits)? else { return Ok(None) };
         self.exchange = self.exchange.wrapping_add(1);
         self.continued = false;
+        self.answered = false;
         self.decoder = Decoder::new(head.framing);
         let body = match head.framing {
             Framing::None | Framing::Length(0) | Framing::Close => Body::Empty,

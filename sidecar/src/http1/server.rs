@@ -239,7 +239,7 @@ impl Connection {
             (true, _) => Persistence::Open,
         };
         let out = self.out.head();
-        out.extend_from_slice(&self.shared.interim().split());
+        out.extend_from_slice(&self.shared.begin_answer());
         encode::response_head(
             out,
             parts.status,

@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{Uri, Version};
+use http::{StatusCode, Uri, Version};
 
 use crate::exchange::TARGET;
 use crate::failure::{Failure, Kind};
+use crate::http1::Informational;
 
 /// `grpc-timeout`: up to eight digits and a unit.
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
@@ -49,6 +50,14 @@ pub fn for_http2(parts: &mut Parts) -> Result<(), Failure> {
     }
     for name in ["keep-alive", "proxy-connection", "http2-settings"] {
         parts.headers.remove(name);
+    }
+    let expects = parts.headers.get(header::EXPECT);
+    if expects.is_some_and(|what| what.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+        && let Some(caller) = parts.extensions.get::<Informational>()
+    {
+        // hyper keeps interim answers to itself: nobody else would tell the caller to go on.
+        caller.send(StatusCode::CONTINUE, &HeaderMap::new());
+        parts.headers.remove(header::EXPECT);
     }
     if parts.headers.get(header::TE).is_some_and(|te| te != "trailers") {
         parts.headers.remove(header::TE);

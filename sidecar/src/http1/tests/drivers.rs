@@ -1,13 +1,15 @@
 //! Both drivers between real sockets: one exchange in every shape that it can take.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::AsyncReadExt;
 
 use super::harness::*;
 use crate::failure::{At, Kind};
-use crate::http1::Limits;
 use crate::http1::client::Cause;
+use crate::http1::server::{self, Ended, Next};
+use crate::http1::{Informational, Limits};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: shop\r\n\r\n";
 const FORWARDED: &str = "GET / HTTP/1.1\r\nhost: shop\r\n\r\n";
@@ -461,4 +463,39 @@ async fn a_caller_that_closes_is_told_so() {
         caller.rest().await.unwrap(),
         "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok"
     );
+}
+
+#[tokio::test]
+async fn an_interim_answer_after_the_answer_is_not_sent() {
+    let backend = Backend::bind().await;
+    let mut caller = Peer(tokio::net::TcpStream::connect(backend.address()).await.unwrap());
+    let stream = backend.accept().await.0;
+    let mut server = server::Connection::new(stream, &bytes::Bytes::new(), Arc::new(Limits::default()));
+    caller.send(format!("{GET}{GET}")).await;
+    let Next::Request(request) = server.next_request().await else { panic!("no request") };
+    let late = request.extensions().get::<Informational>().cloned().expect("an HTTP/1.1 caller takes them");
+    let early_hints = http::StatusCode::EARLY_HINTS;
+    late.send(early_hints, &http::HeaderMap::new());
+    assert!(matches!(server.respond(http::Response::new("ok".into())).await, Ended::Open));
+    late.send(early_hints, &http::HeaderMap::new());
+    let Next::Request(_) = server.next_request().await else { panic!("no request") };
+    late.send(early_hints, &http::HeaderMap::new());
+    assert!(matches!(server.respond(http::Response::new("ok".into())).await, Ended::Open));
+    caller.expect(format!("HTTP/1.1 103 Early Hints\r\n\r\n{OK}{OK}")).await;
+}
+
+#[tokio::test]
+async fn a_body_kept_past_its_exchange_gives_nothing_of_the_next() {
+    let backend = Backend::bind().await;
+    let mut caller = Peer(tokio::net::TcpStream::connect(backend.address()).await.unwrap());
+    let stream = backend.accept().await.0;
+    let mut server = server::Connection::new(stream, &bytes::Bytes::new(), Arc::new(Limits::default()));
+    caller.send("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n").await;
+    let Next::Request(request) = server.next_request().await else { panic!("no request") };
+    caller.send("0\r\n\r\nPOST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n6\r\nsecret\r\n0\r\n\r\n").await;
+    let mut kept = request.into_body();
+    assert!(matches!(server.respond(http::Response::new("ok".into())).await, Ended::Open));
+    let Next::Request(_second) = server.next_request().await else { panic!("no request") };
+    let frame = http_body_util::BodyExt::frame(&mut kept).await;
+    assert!(matches!(frame, Some(Err(crate::body::Error::Stale))), "{frame:?}");
 }
