@@ -5,8 +5,8 @@
 //! httparse does the grammar; what it is lenient about (bare LF, leading empty lines, targets) is refused here.
 //! The rules about single fields are in [`fields`].
 
-pub mod fields;
 mod target;
+pub mod fields;
 
 use std::mem::MaybeUninit;
 

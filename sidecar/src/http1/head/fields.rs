@@ -53,7 +53,7 @@ impl Fields {
         side: Side,
         headers: HeaderMap,
     ) -> Result<Self, &'static str> {
-        let connection = Connection::read(parsed);
+        let connection = Connection::read(parsed)?;
         let mut fields = Self {
             headers,
             close: connection.close,
@@ -221,6 +221,10 @@ pub fn is_never_a_trailer(name: &HeaderName) -> bool {
         )
 }
 
+/// Bytes of `Connection` fields that name others. Every field is looked up in them, so a long list would cost
+/// us much more than its sender.
+const MAX_LISTED: usize = 1024;
+
 /// What the `Connection` fields say together.
 #[derive(Default)]
 struct Connection<'a> {
@@ -232,8 +236,8 @@ struct Connection<'a> {
 }
 
 impl<'a> Connection<'a> {
-    fn read(parsed: &[httparse::Header<'a>]) -> Self {
-        let mut connection = Self::default();
+    fn read(parsed: &[httparse::Header<'a>]) -> Result<Self, &'static str> {
+        let (mut connection, mut listed) = (Self::default(), 0);
         for field in parsed.iter().filter(|field| field.name.eq_ignore_ascii_case("connection")) {
             let mut lists = false;
             for token in tokens(field.value) {
@@ -249,9 +253,10 @@ impl<'a> Connection<'a> {
             }
             if lists {
                 connection.listing.push(field.value);
+                listed += field.value.len();
             }
         }
-        connection
+        if listed > MAX_LISTED { Err("Connection lists too much") } else { Ok(connection) }
     }
 
     fn lists(&self, name: &HeaderName) -> bool {

@@ -137,3 +137,12 @@ fn framing_of_answers() {
     assert_eq!(framing(&Method::GET, "HTTP/1.1 103 Early Hints\r\n\r\n"), Framing::None);
     assert_eq!(framing(&Method::GET, "HTTP/1.1 200 OK\r\n\r\n"), Framing::Close);
 }
+
+#[test]
+fn connection_lists_only_so_much() {
+    let list =
+        |names: usize| format!("GET / HTTP/1.1\r\nHost: a\r\nConnection: {}\r\n\r\n", "x,".repeat(names));
+    read(&list(500));
+    let refused = request(&mut BytesMut::from(&*list(600)), &mut Scan::default(), &Limits::default());
+    assert_eq!(refused.unwrap_err(), Refusal::bad("Connection lists too much"));
+}
