@@ -34,8 +34,9 @@ use crate::metrics::Metrics;
 
 /// Streams that are served at the same time; one more is told to go elsewhere.
 const STREAMS: usize = 10_000;
-/// Streams on one connection: a client needs one, a gRPC client perhaps a few.
-const STREAMS_A_CONNECTION: u32 = 32;
+/// Streams on one connection. A sidecar or Envoy needs one; gRPC's clients open one for each Service that
+/// they call, on one connection, and a call whose stream is over the limit waits without a word.
+const STREAMS_A_CONNECTION: u32 = 1_000;
 /// A request of 10,000 names of 100 bytes with their versions is 1.2 MB.
 const REQUEST_BYTES: usize = 4 << 20;
 /// A dead peer is noticed within a minute, also where it never closes.
