@@ -20,3 +20,6 @@ mod proxy_retries;
 mod proxy_rewrite;
 mod pushed;
 mod tidy;
+mod xds_envoy;
+mod xds_foreign;
+mod xds_grpc;

@@ -14,6 +14,9 @@
     clippy::disallowed_methods
 )]
 
+pub mod envoy;
+pub mod grpc;
+pub mod ads;
 pub mod world;
 pub mod cluster;
 pub mod operator;

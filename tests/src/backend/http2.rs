@@ -47,14 +47,16 @@ async fn exchange(request: Request<RecvStream>, mut respond: SendResponse<Bytes>
         return false;
     }
     let (status, body) = state.answer(&behaviour, &request).await;
+    let grpc = status == 200
+        && request.header("content-type").is_some_and(|kind| kind.starts_with("application/grpc"));
     let head = Response::builder()
         .status(status)
         .header("x-backend", &state.name)
-        .header("content-type", "application/json")
+        .header("content-type", if grpc { "application/grpc" } else { "application/json" })
         .body(())
         .unwrap();
     let Ok(mut stream) = respond.send_response(head, false) else { return false };
-    let body = Bytes::from(body);
+    let body = if grpc { message(body.as_bytes()) } else { Bytes::from(body) };
     match behaviour {
         Behaviour::ResetAfterHead => stream.send_reset(Reason::INTERNAL_ERROR),
         Behaviour::ResetInBody => {
@@ -63,11 +65,28 @@ async fn exchange(request: Request<RecvStream>, mut respond: SendResponse<Bytes>
             tokio::time::sleep(std::time::Duration::from_millis(2)).await;
             stream.send_reset(Reason::INTERNAL_ERROR);
         }
+        _ if grpc => {
+            let _ = stream.send_data(body, false);
+            let _ = stream.send_trailers([("grpc-status", "0")].map(header).into_iter().collect());
+        }
         _ => {
             let _ = stream.send_data(body, true);
         }
     }
     matches!(behaviour, Behaviour::GoAwayAfter)
+}
+
+/// One message as gRPC frames it: not compressed, its length, its bytes.
+fn message(bytes: &[u8]) -> Bytes {
+    let mut framed = BytesMut::new();
+    framed.put_u8(0);
+    framed.put_u32(u32::try_from(bytes.len()).expect("a test's answer is small"));
+    framed.put_slice(bytes);
+    framed.freeze()
+}
+
+fn header((name, value): (&'static str, &'static str)) -> (http::HeaderName, http::HeaderValue) {
+    (http::HeaderName::from_static(name), http::HeaderValue::from_static(value))
 }
 
 async fn read(request: Request<RecvStream>) -> Option<Seen> {
