@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
-use socket2::{Domain, Protocol as Transport, Socket, Type};
+use socket2::{Domain, Protocol as Transport, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::accept::detect::{Detected, Detector};
@@ -32,6 +32,8 @@ use crate::inbound::{self, Endpoint, Unprocessed};
 use crate::metrics::{Direction, OpenConnection};
 use crate::opaque::{self, Dialled, Side};
 use crate::outbound::{self, Upstream};
+use crate::pool::admission::Want;
+use crate::pool::{Ask, Slot};
 use crate::proxy::{Caller, Proxy};
 use crate::spawn;
 
@@ -41,6 +43,9 @@ const BACKLOG: i32 = 4096;
 /// After so long without a byte from the caller, an upstream that speaks first is given the chance to. Only
 /// the connection is opened: bytes decide, never the time.
 const SERVER_FIRST: Duration = Duration::from_millis(100);
+
+/// A caller that is silent for so long is asked by the kernel whether it still exists.
+const KEEPALIVE: Duration = Duration::from_secs(60);
 
 /// How long accepting pauses when the process is out of files.
 const OUT_OF_FILES: Duration = Duration::from_millis(50);
@@ -74,6 +79,8 @@ fn bind_one(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListen
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(shared)?;
     socket.set_nonblocking(true)?;
+    // Accepted connections inherit it (Linux).
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE))?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
@@ -191,7 +198,11 @@ impl Connection {
                     .ok()
                     .map(|dialled| Opened::Endpoint { cluster, dialled })
             }
-            Purpose::Inbound(endpoint) => endpoint.dial().await.ok().map(Opened::Application),
+            Purpose::Inbound(endpoint) => endpoint
+                .dial(self.proxy.worker)
+                .await
+                .ok()
+                .map(|(stream, slot)| Opened::Application(stream, slot)),
         }
     }
 
@@ -214,8 +225,9 @@ impl Connection {
                 opaque::carry(caller, Side { stream, first: Bytes::new() }, &counters).await;
                 drop((slot, picked));
             }
-            Opened::Application(stream) => {
+            Opened::Application(stream, slot) => {
                 opaque::carry(caller, Side { stream, first: Bytes::new() }, &counters).await;
+                drop(slot);
             }
         }
     }
@@ -270,23 +282,31 @@ impl Purpose {
 /// A connection that was opened before it was known what for.
 enum Opened {
     Endpoint { cluster: Arc<Cluster>, dialled: Dialled },
-    Application(TcpStream),
+    Application(TcpStream, Slot),
 }
 
 impl Opened {
     fn stream(&self) -> &TcpStream {
         match self {
             Self::Endpoint { dialled, .. } => &dialled.stream,
-            Self::Application(stream) => stream,
+            Self::Application(stream, _) => stream,
         }
     }
 
     /// It is HTTP: the connection becomes an idle one of the pool, where the request finds it.
     fn hand_over(self, connection: &Connection, detected: Detected) {
-        if let (Self::Endpoint { cluster, dialled }, Detected::Http1) = (self, detected) {
-            let Dialled { stream, slot, picked } = dialled;
-            let ask = outbound::ask_http1(picked.endpoint().address(), connection.proxy.worker);
-            cluster.live.pool.adopt(stream, slot, ask);
+        if detected != Detected::Http1 {
+            return;
+        }
+        let ask = |address| Ask { address, worker: connection.proxy.worker, want: Want::Exclusive };
+        match (self, &connection.purpose) {
+            (Self::Endpoint { cluster, dialled: Dialled { stream, slot, picked } }, _) => {
+                cluster.live.pool.adopt(stream, slot, ask(picked.endpoint().address()));
+            }
+            (Self::Application(stream, slot), Purpose::Inbound(endpoint)) => {
+                endpoint.pool.adopt(stream, slot, ask(endpoint.application));
+            }
+            (Self::Application(..), Purpose::Outbound(_)) => {}
         }
     }
 }

@@ -22,9 +22,8 @@ use crate::exchange::watched::{Held, Times, Watched};
 use crate::exchange::{Exchange, TARGET, UNPROCESSED, is_grpc, own_answer};
 use crate::failure::{Failure, Kind};
 use crate::metrics::{Direction, Handles, Metrics};
-use crate::opaque;
 use crate::pool::admission::Want;
-use crate::pool::{Ask, Http1, Lease, Pool, PoolSettings, Stream, http2};
+use crate::pool::{Ask, Http1, Lease, Pool, PoolSettings, Slot, Stream, http2};
 use crate::proxy::{Caller, Proxy, now};
 use crate::rate_limit::{Decision, Quota};
 
@@ -41,7 +40,7 @@ const STALE_CONNECTIONS: usize = 4;
 /// An endpoint of this pod.
 #[derive(Debug)]
 pub struct Endpoint {
-    /// Where callers come, as it was given.
+    /// In log and metric: where callers come.
     pub name: Arc<str>,
     /// Where callers come.
     pub listen: SocketAddr,
@@ -82,8 +81,12 @@ impl Endpoint {
     }
 
     /// A connection to the application, for bytes.
-    pub async fn dial(&self) -> std::io::Result<TcpStream> {
-        opaque::dial_application(self.application, CONNECT).await
+    pub async fn dial(&self, worker: usize) -> Result<(TcpStream, Slot), Failure> {
+        let ask = Ask { address: self.application, worker, want: Want::Fresh };
+        let Lease::Slot(slot) = self.pool.admit(&self.settings, ask).await? else {
+            return Err(Failure::local(Kind::Connect, "not a new connection"));
+        };
+        self.pool.open_bytes(&self.settings, slot, self.application).await
     }
 }
 

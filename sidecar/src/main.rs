@@ -1,5 +1,6 @@
 //! `fairlead-proxy`: reads the flags, starts the log, and runs.
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -13,7 +14,8 @@ fn main() -> ExitCode {
         }
     };
     let filter = options.log.parse::<tracing_subscriber::EnvFilter>().unwrap_or_default();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let ansi = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(ansi).init();
     match fairlead_proxy::run::run(&options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

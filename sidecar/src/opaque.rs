@@ -66,13 +66,6 @@ pub async fn dial(proxy: &Proxy, cluster: &Arc<Cluster>) -> Result<Dialled, Fail
     }
 }
 
-/// Opens a connection to the application.
-pub async fn dial_application(address: SocketAddr, limit: Duration) -> io::Result<TcpStream> {
-    let stream = tokio::time::timeout(limit, TcpStream::connect(address)).await??;
-    stream.set_nodelay(true)?;
-    Ok(stream)
-}
-
 /// One side of a connection that is carried.
 #[derive(Debug)]
 pub struct Side {

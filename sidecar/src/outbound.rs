@@ -30,8 +30,6 @@ use crate::http1;
 use crate::metrics::{Direction, Handles, Metrics};
 use crate::outbound::attempt::{Answered, Attempt};
 use crate::outbound::upload::Upload;
-use crate::pool::Ask;
-use crate::pool::admission::Want;
 use crate::proxy::{Caller, Proxy, now};
 use crate::retry::{Attempts, Ended, NoRetry};
 use crate::route::{Action, Backend, Route, RouteTable};
@@ -247,9 +245,4 @@ fn endpoint(result: &Result<Answered, (Failure, Option<SocketAddr>)>) -> Option<
 fn handles(proxy: &Proxy, table: &RouteTable, route: &Route) -> Arc<Handles> {
     let make = || proxy.metrics.handles(Direction::Outbound, &table.name, &route.name);
     table.handles(&route.name).map_or_else(make, |kept| Arc::clone(kept.get_or_init(make)))
-}
-
-/// What an HTTP/1.1 request asks the pool for.
-pub fn ask_http1(address: SocketAddr, worker: usize) -> Ask {
-    Ask { address, worker, want: Want::Exclusive }
 }

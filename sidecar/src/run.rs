@@ -63,7 +63,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     for (inbound, bound) in options.inbounds.iter().zip(inbounds) {
         let listen = address(&bound)?;
         wanted.push((format!("inbound {listen}"), Arc::from(format!("inbound/{listen}"))));
-        let endpoint = Endpoint::new(Arc::clone(&inbound.name), listen, inbound.application, &metrics);
+        let endpoint = Endpoint::new(listen.to_string().into(), listen, inbound.application, &metrics);
         let endpoint = Arc::new(endpoint);
         endpoints.push(Arc::clone(&endpoint));
         listeners.push((Purpose::Inbound(endpoint), bound));

@@ -48,8 +48,11 @@ pub struct Times {
     /// All of it.
     pub deadline: Option<Instant>,
     /// How long neither side may send anything.
-    pub idle: Option<(Duration, Arc<Activity>)>,
+    pub idle: Option<Idle>,
 }
+
+/// How long, and where it is seen.
+pub type Idle = (Duration, Arc<Activity>);
 
 /// When anything was last sent, in milliseconds since it was made; both bodies write it.
 #[derive(Debug)]

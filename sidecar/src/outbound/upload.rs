@@ -11,18 +11,14 @@
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body as _, Frame, SizeHint};
 
 use crate::body::{Body, Error, Source};
-use crate::exchange::watched::Activity;
+use crate::exchange::watched::{Activity, Idle};
 use crate::failure::{Failure, Kind};
-
-/// How long neither side may send anything, and where what was sent is noted: a rule's idle time-out.
-pub type Idle = (Duration, Arc<Activity>);
 
 /// Content that is kept for another attempt; Envoy's and linkerd's default, too.
 pub const KEPT: usize = 64 * 1024;

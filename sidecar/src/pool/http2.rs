@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -26,6 +27,12 @@ pub const SEND_BUFFER: usize = 256 * 1024;
 pub const HEADER_BYTES: u32 = 64 * 1024;
 /// More streams than this share no connection, whatever the peer allows: one connection is one core of the peer.
 const MOST_STREAMS: u32 = 1000;
+
+/// An endpoint that vanished without a word would be given one request after the other: while streams are open it
+/// is asked so often...
+const PING: Duration = Duration::from_secs(15);
+/// ...and must answer within this.
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A shared connection; cheap to clone.
 #[derive(Debug, Clone)]
@@ -54,6 +61,8 @@ pub async fn handshake(stream: TcpStream, slot: Slot) -> Result<Handle, Failure>
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(SEND_BUFFER)
         .max_header_list_size(HEADER_BYTES)
+        .keep_alive_interval(PING)
+        .keep_alive_timeout(PING_TIMEOUT)
         .handshake(io)
         .await
         .map_err(|error| Failure::upstream(Kind::Connect, false, format!("HTTP/2 handshake: {error}")))?;

@@ -52,7 +52,7 @@ async fn the_whole_answer_has_a_time() {
     })
     .await;
     let mut world = World::new(&[silent]);
-    world.route.timeout = Some(Duration::from_millis(50));
+    world.route.timeout = Some(Duration::from_millis(300));
     let answer = call(world.start().await.address, &get("/")).await;
     assert!(answer.starts_with("HTTP/1.1 504 ") && answer.contains("UT: "), "{answer}");
 
@@ -63,7 +63,7 @@ async fn the_whole_answer_has_a_time() {
     })
     .await;
     let mut world = World::new(&[stalls]);
-    world.route.timeout = Some(Duration::from_millis(50));
+    world.route.timeout = Some(Duration::from_millis(300));
     let world = world.start().await;
     let mut caller = TcpStream::connect(world.address).await.unwrap();
     caller.write_all(get("/").as_bytes()).await.unwrap();
@@ -79,7 +79,7 @@ async fn idle_is_when_neither_side_sends() {
         read_request(&mut stream).await;
         stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\n").await.unwrap();
         for _ in 0..6 {
-            tokio::time::sleep(Duration::from_millis(40)).await;
+            tokio::time::sleep(Duration::from_millis(150)).await;
             stream.write_all(b"x").await.unwrap();
         }
         read_request(&mut stream).await;
@@ -87,7 +87,7 @@ async fn idle_is_when_neither_side_sends() {
     })
     .await;
     let mut world = World::new(&[slow]);
-    world.route.idle_timeout = Some(Duration::from_millis(150));
+    world.route.idle_timeout = Some(Duration::from_millis(600));
     let world = world.start().await;
     assert!(call(world.address, &get("/")).await.ends_with("xxxxxx"));
     let answer = call(world.address, &get("/")).await;

@@ -109,3 +109,28 @@ async fn draining_answers_close_and_uses_fresh_connections() {
     assert!(answer.contains("connection: close\r\n"), "whoever comes late is served: {answer}");
     assert_eq!(accepted.load(Ordering::SeqCst), 3);
 }
+
+#[tokio::test]
+async fn draining_serves_late_http2_callers_too() {
+    let (application, _) = backend(|stream| async move {
+        let mut connection = h2::server::handshake(stream).await.unwrap();
+        while let Some(Ok((_request, mut respond))) = connection.accept().await {
+            let response = http::Response::builder().status(204).body(()).unwrap();
+            respond.send_response(response, true).unwrap();
+        }
+    })
+    .await;
+    let (address, proxy) = inbound(application, Protocol::Http, InboundSettings::default()).await;
+    proxy.drain.advance(Phase::Draining);
+    for _ in 0..5 {
+        let stream = TcpStream::connect(address).await.unwrap();
+        let (mut caller, connection) =
+            hyper::client::conn::http2::handshake(spawn::Executor, TokioIo::new(stream)).await.unwrap();
+        spawn::task(async move {
+            let _ = connection.await;
+        });
+        let request = http::Request::post("http://a/").body(Full::new(Bytes::from_static(b"x"))).unwrap();
+        let response = soon(caller.send_request(request)).await.unwrap();
+        assert_eq!(response.status(), 204);
+    }
+}

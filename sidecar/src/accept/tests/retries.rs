@@ -128,7 +128,7 @@ async fn a_slow_attempt_is_given_up_for_another() {
     .await;
     let (good, _) = http1(|_| ok("quick")).await;
     let mut world = World::new(&[silent, good]);
-    world.route.per_try_timeout = Some(Duration::from_millis(50));
+    world.route.per_try_timeout = Some(Duration::from_millis(300));
     world.route.retry.conditions.push(Condition::Timeout);
     let world = world.start().await;
     for _ in 0..4 {
