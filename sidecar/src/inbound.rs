@@ -99,6 +99,7 @@ pub async fn serve(
 ) -> Result<Response<Body>, Unprocessed> {
     let (mut parts, body) = request.into_parts();
     let mut exchange = Exchange::begin(proxy, Arc::clone(&endpoint.handles), caller, &parts);
+    parts.headers.remove(UNPROCESSED);
     let target = parts.headers.remove(TARGET);
     let target = target.as_ref().and_then(|target| target.to_str().ok());
     let mut quota = None;
