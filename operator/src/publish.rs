@@ -118,7 +118,7 @@ impl Publisher {
             let changed;
             (self, changed) = self.compile_due().await;
             if changed {
-                let resources = hub.publish(self.published.snapshot.clone());
+                let resources = hub.publish(&self.published.snapshot);
                 tracing::debug!(resources, edition = self.published.edition, "published");
                 published.send_replace(self.published.clone());
             }
@@ -244,24 +244,22 @@ impl Publisher {
                 Some(namespace) => drop(self.inputs.namespaces.insert(name, namespace)),
                 None => drop(self.inputs.namespaces.remove(&name)),
             },
-            Change::Declared(reference, declared) => self.declare(reference, declared, now),
+            Change::Declared(reference, declared) => self.declare(&reference, declared.as_ref(), now),
         }
     }
 
-    fn declare(&mut self, reference: ObjectRef, declared: Option<Arc<Declared>>, now: Instant) {
-        let before = match &declared {
+    fn declare(&mut self, reference: &ObjectRef, declared: Option<&Arc<Declared>>, now: Instant) {
+        let before = match declared {
             Some(declared) => self.declared.insert(reference.clone(), declared.clone()),
-            None => self.declared.remove(&reference),
+            None => self.declared.remove(reference),
         };
-        if let (Some(before), Some(declared)) = (&before, &declared) {
-            if before.means_the_same_as(declared) {
-                self.notes = true; // A status was written, probably by us.
-                return;
-            }
+        if before.zip(declared).is_some_and(|(before, declared)| before.means_the_same_as(declared)) {
+            self.notes = true; // A status was written, probably by us.
+            return;
         }
         let key = &reference.key;
-        self.forget(&reference);
-        match declared.as_ref().map(|declared| &declared.content) {
+        self.forget(reference);
+        match declared.map(|declared| &declared.content) {
             Some(Ok(Typed::ServiceRoute(object))) => {
                 self.inputs.service_routes.insert(key.clone(), object.clone());
             }
@@ -309,3 +307,6 @@ impl Publisher {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,6 +14,7 @@
 use std::future::Future;
 use std::io::Write;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,29 +39,35 @@ const EVENTS: usize = 256;
 /// Connections have so long to end when the process does.
 const FAREWELL: Duration = Duration::from_secs(5);
 
-/// Runs the operator until SIGTERM or SIGINT.
-pub async fn run(settings: Settings) -> Result<()> {
+/// Runs the operator until `stop` is over; `say` hears the address of each port that is bound.
+pub async fn run(
+    settings: Settings,
+    say: impl Fn(&'static str, SocketAddr),
+    stop: impl Future<Output = ()>,
+) -> Result<()> {
+    let mut stop = pin!(stop);
     let metrics = Arc::new(Metrics::default());
     let mut tasks = Tasks::default();
-    let (stop, shutdown) = watch::channel(false);
+    let (end, ending) = watch::channel(false);
     let (say_ready, readiness) = watch::channel(Readiness::Reading);
     let (show, sight) = watch::channel(None);
     let (tell, mut events) = mpsc::channel(EVENTS);
-    let signals = signals()?;
 
     // What can fail at once fails before a port is bound.
     let kubernetes = source(&settings.source, tell, metrics.clone(), &mut tasks).await?;
 
-    let admin = bind("admin", settings.admin).await?;
-    tasks.spawn("admin", admin::serve_admin(admin, sight, shutdown.clone()));
-    let page = bind("metrics", settings.metrics).await?;
-    tasks.spawn("metrics", admin::serve_metrics(page, metrics.clone(), readiness, shutdown.clone()));
+    let (admin, address) = bind("admin", settings.admin).await?;
+    say("admin", address);
+    tasks.spawn("admin", admin::serve_admin(admin, sight, ending.clone()));
+    let (page, address) = bind("metrics", settings.metrics).await?;
+    say("metrics", address);
+    tasks.spawn("metrics", admin::serve_metrics(page, metrics.clone(), readiness, ending.clone()));
 
     let mut publisher = Publisher::new(metrics.clone());
     let first = tokio::select! {
         first = publisher.first(&mut events) => first?,
         died = tasks.first_to_end() => return Err(died),
-        () = signals.wait() => return Ok(()),
+        () = &mut stop => return Ok(()),
     };
 
     let hub = Arc::new(Hub::new(first.snapshot.clone()));
@@ -76,18 +83,19 @@ pub async fn run(settings: Settings) -> Result<()> {
     show.send_replace(Some(Sight { hub: hub.clone(), published, board }));
 
     // Only now: a client that came before the first snapshot would hear that everything is gone.
-    let xds = bind("xds", settings.xds).await?;
-    tasks.spawn("xds", server::serve(xds, hub.clone(), metrics.clone(), shutdown));
+    let (xds, address) = bind("xds", settings.xds).await?;
+    tasks.spawn("xds", server::serve(xds, hub.clone(), metrics.clone(), ending));
     tasks.spawn("publisher", done(publisher.run(events, hub, publish)));
     say_ready.send_replace(Readiness::Ready);
+    say("xds", address);
 
     tokio::select! {
         died = tasks.first_to_end() => return Err(died),
-        () = signals.wait() => {}
+        () = &mut stop => {}
     }
     tracing::info!("stopping");
     say_ready.send_replace(Readiness::Stopping);
-    stop.send_replace(true);
+    end.send_replace(true);
     tasks.end_within(FAREWELL).await;
     Ok(())
 }
@@ -115,18 +123,22 @@ async fn source(
     }
 }
 
-/// Binds a port and says where, as scripts expect it.
-async fn bind(name: &str, address: SocketAddr) -> Result<TcpListener> {
+/// Binds a port.
+async fn bind(name: &str, address: SocketAddr) -> Result<(TcpListener, SocketAddr)> {
     let listener = TcpListener::bind(address).await.with_context(|| {
         format!(
             "--{name}-listen {address} cannot be bound; write another address, or port 0 for any free one"
         )
     })?;
     let bound = listener.local_addr().context("a bound port has an address")?;
+    Ok((listener, bound))
+}
+
+/// The line on standard output that scripts wait for.
+fn print(name: &'static str, bound: SocketAddr) {
     let mut out = std::io::stdout().lock();
     // A closed standard output is no reason not to serve.
     let _ = writeln!(out, "listening {name} - {bound}").and_then(|()| out.flush());
-    Ok(listener)
 }
 
 /// Starts logging to standard error.
@@ -186,30 +198,16 @@ impl Tasks {
     }
 }
 
-/// SIGTERM and SIGINT.
-struct Signals(watch::Receiver<bool>);
-
-/// Listens for signals from now on: one that comes during the start counts.
-fn signals() -> Result<Signals> {
+/// Is over at SIGTERM or SIGINT. Listens from the call on: a signal during the start counts.
+fn signals() -> Result<impl Future<Output = ()>> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
-    let (say, heard) = watch::channel(false);
-    #[allow(clippy::disallowed_methods, reason = "it only waits; when it dies, so did the runtime")]
-    tokio::spawn(async move {
+    Ok(async move {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-        say.send_replace(true);
-    });
-    Ok(Signals(heard))
-}
-
-impl Signals {
-    async fn wait(&self) {
-        // The sender lives until it has spoken.
-        let _ = self.0.clone().wait_for(|heard| *heard).await;
-    }
+    })
 }
 
 /// Runs what the command line says; the exit code says how it went.
@@ -230,8 +228,11 @@ fn start(cli: crate::cli::Cli) -> Result<()> {
     log(&settings);
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
-    let result = runtime.block_on(run(settings));
+    let result = runtime.block_on(async { run(settings, print, signals()?).await });
     // Reading a large file does not delay the end.
     runtime.shutdown_background();
     result
 }
+
+#[cfg(test)]
+mod tests;

@@ -28,7 +28,7 @@ use crate::metrics::{Metrics, ObjectLabel};
 use crate::model::ObjectRef;
 use crate::publish::Published;
 use crate::xds::hub::Hub;
-use crate::xds::snapshot::ResourceName;
+use crate::xds::snapshot::{ResourceName, Snapshot};
 
 /// Streams that answer at the same time are counted together.
 const TOGETHER: Duration = Duration::from_millis(20);
@@ -66,7 +66,8 @@ pub struct Keeper {
     /// Which objects a resource is made of.
     made_of: HashMap<ResourceName, Vec<ObjectRef>>,
     edition: u64,
-    indexed: Option<Instant>,
+    /// When the index was made, and of what.
+    indexed: Option<(Instant, Arc<Snapshot>)>,
 }
 
 impl Keeper {
@@ -112,12 +113,14 @@ impl Keeper {
             registry.take_touched()
         };
         let other_edition = self.edition != published.edition;
-        let stale = self.indexed.is_none_or(|indexed| now.duration_since(indexed) >= TICK);
+        let endpoints_moved = self.indexed.as_ref().is_none_or(|(indexed, of)| {
+            !Arc::ptr_eq(of, &published.snapshot) && now.duration_since(*indexed) >= TICK
+        });
         let mut objects: BTreeSet<ObjectRef> = BTreeSet::new();
-        if other_edition || stale && !touched.is_empty() {
+        if other_edition || endpoints_moved {
             self.index(published);
             self.edition = published.edition;
-            self.indexed = Some(now);
+            self.indexed = Some((now, published.snapshot.clone()));
             objects.extend(published.declared.keys().cloned());
         } else {
             objects.extend(touched.iter().filter_map(|name| self.made_of.get(name)).flatten().cloned());
@@ -186,3 +189,6 @@ fn fixed(word: &str) -> &'static str {
         ["Accepted", "ResolvedRefs", "Conflicted", "Programmed", "True", "False", "Unknown"];
     WORDS.into_iter().find(|known| *known == word).unwrap_or("other")
 }
+
+#[cfg(test)]
+mod tests;

@@ -160,3 +160,6 @@ fn programmed(rollout: &Rollout, reports: &[Report], replicas: usize) -> Said {
 fn whole_seconds(now: Timestamp) -> Timestamp {
     Timestamp::from_second(now.as_second()).unwrap_or(now)
 }
+
+#[cfg(test)]
+mod tests;

@@ -116,3 +116,6 @@ fn conditions_differ(one: &Status, other: &Status) -> bool {
     };
     without_counters(one) != without_counters(other)
 }
+
+#[cfg(test)]
+mod tests;

@@ -192,10 +192,10 @@ fn walk(folder: &Path, depth: usize, found: &mut BTreeMap<PathBuf, Print>) -> st
             if depth > 0 {
                 let _ = walk(&path, depth - 1, found);
             }
-        } else if is_read(&path) {
-            if let Ok(print) = print(&path) {
-                found.insert(path, print);
-            }
+        } else if is_read(&path)
+            && let Ok(print) = print(&path)
+        {
+            found.insert(path, print);
         }
     }
     Ok(())

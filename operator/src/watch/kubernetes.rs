@@ -235,3 +235,6 @@ impl List {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -127,16 +127,8 @@ impl Reader<'_> {
                 fairlead_crds::API_VERSION
             ));
         }
-        if let (true, Value::Object(mut list)) = (kind.ends_with("List"), value.clone()) {
-            if let Some(Value::Array(items)) = list.remove("items") {
-                if depth >= LIST_DEPTH {
-                    return self.fault(
-                        "lists in lists in lists; write the objects one below the other, separated by ---"
-                            .to_owned(),
-                    );
-                }
-                return items.into_iter().for_each(|item| self.object(item, depth + 1));
-            }
+        if kind.ends_with("List") && value.get("items").is_some_and(Value::is_array) {
+            return self.list(value, depth);
         }
         match (api_version.as_str(), kind.as_str()) {
             ("v1", "Service") => {
@@ -167,11 +159,20 @@ impl Reader<'_> {
                 }
             }
             (group, kind) if group.starts_with(fairlead_crds::GROUP) => {
-                self.declared(value.clone(), group, kind)
+                self.declared(value, group, kind);
             }
             // Deployments and what else lies beside: `kubectl apply` takes them, the mesh needs none.
             _ => {}
         }
+    }
+
+    fn list(&mut self, mut value: Value, depth: usize) {
+        if depth >= LIST_DEPTH {
+            let message = "lists in lists in lists; write the objects one below the other, separated by ---";
+            return self.fault(message.to_owned());
+        }
+        let Some(Value::Array(items)) = value.get_mut("items").map(Value::take) else { return };
+        items.into_iter().for_each(|item| self.object(item, depth + 1));
     }
 
     fn declared(&mut self, mut value: Value, api_version: &str, kind: &str) {

@@ -34,7 +34,7 @@ impl Hub {
 
     /// Serves this snapshot from now on, and wakes the streams that want what changed in it. Gives
     /// the number of resources that changed.
-    pub fn publish(&self, snapshot: Arc<Snapshot>) -> usize {
+    pub fn publish(&self, snapshot: &Arc<Snapshot>) -> usize {
         let previous = {
             let mut current = self.snapshot.write().unwrap_or_else(PoisonError::into_inner);
             std::mem::replace(&mut *current, snapshot.clone())

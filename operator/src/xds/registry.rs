@@ -267,3 +267,6 @@ pub struct Subscriber<'a> {
     /// What it said; `None`: nothing yet.
     pub answer: Option<&'a Answer>,
 }
+
+#[cfg(test)]
+mod tests;

@@ -282,11 +282,9 @@ impl<R: DiscoveryMessage> Stream<R> {
     fn take(&mut self, request: R) -> Result<(), Refusal> {
         let named = self.session.node().is_some();
         request.give_to(&mut self.session)?;
-        if !named {
-            if let Some(node) = self.session.node() {
-                tracing::info!(stream = self.id, %node, protocol = R::PROTOCOL.as_str(), "client connected");
-                self.hub.registry().name(self.id, node);
-            }
+        if let Some(node) = self.session.node().filter(|_| !named) {
+            tracing::info!(stream = self.id, %node, protocol = R::PROTOCOL.as_str(), "client connected");
+            self.hub.registry().name(self.id, node);
         }
         // Before the snapshot is looked at, see hub.rs.
         self.report();

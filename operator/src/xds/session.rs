@@ -278,7 +278,7 @@ impl Session {
     /// Lets go of whatever waits for its turn.
     pub fn release(&mut self) {
         for kind in ResourceKind::ALL {
-            self.subscription(kind).dirty.values_mut().for_each(|due| due.release());
+            self.subscription(kind).dirty.values_mut().for_each(Due::release);
         }
     }
 
@@ -414,7 +414,7 @@ trait Rules {
     /// Whether an empty first request means "everything".
     fn has_legacy_wildcard(self) -> bool;
     /// Whether a state-of-the-world response carries all resources, so that a missing one is gone.
-    fn is_full_state(self) -> bool;
+    fn sends_full_state(self) -> bool;
 }
 
 impl Rules for ResourceKind {
@@ -422,7 +422,7 @@ impl Rules for ResourceKind {
         matches!(self, Self::Listener | Self::Cluster)
     }
 
-    fn is_full_state(self) -> bool {
+    fn sends_full_state(self) -> bool {
         matches!(self, Self::Listener | Self::Cluster)
     }
 }

@@ -42,7 +42,9 @@ impl Session {
         let before = self.peek(kind).dirty.len();
         let response = match self.protocol {
             Protocol::Delta => self.compose_delta(catalog, kind).map(Response::Delta),
-            Protocol::State if kind.is_full_state() => self.compose_all(catalog, kind).map(Response::State),
+            Protocol::State if kind.sends_full_state() => {
+                self.compose_all(catalog, kind).map(Response::State)
+            }
             Protocol::State => self.compose_some(catalog, kind).map(Response::State),
         };
         match response {

@@ -117,7 +117,7 @@ impl Talk {
 
     fn ask(&mut self, kind: ResourceKind, names: &[&str], version: &str, nonce: &str) -> &mut Self {
         let request = DiscoveryRequest {
-            node: node(),
+            node: Some(node()),
             type_url: kind.type_url().to_owned(),
             resource_names: owned(names),
             version_info: version.to_owned(),
@@ -170,14 +170,14 @@ impl Talk {
 
 fn delta(kind: ResourceKind) -> DeltaDiscoveryRequest {
     DeltaDiscoveryRequest {
-        node: node(),
+        node: Some(node()),
         type_url: kind.type_url().to_owned(),
         ..DeltaDiscoveryRequest::default()
     }
 }
 
-fn node() -> Option<Node> {
-    Some(Node { id: "shop/frontend-1".to_owned(), ..Node::default() })
+fn node() -> Node {
+    Node { id: "shop/frontend-1".to_owned(), ..Node::default() }
 }
 
 fn owned(names: &[&str]) -> Vec<String> {

@@ -59,14 +59,14 @@ impl Client {
         view.opened = true;
         for name in drop {
             if name == "*" {
-                view.wildcard = false
+                view.wildcard = false;
             } else {
                 view.wants.remove(name);
             }
         }
         for name in add {
             if name == "*" {
-                view.wildcard = true
+                view.wildcard = true;
             } else {
                 view.wants.insert(name.clone());
                 view.answered.remove(name);
@@ -134,7 +134,7 @@ impl Client {
                     let (name, version) = text.rsplit_once('@').unwrap();
                     all.insert(name.to_owned(), version.to_owned());
                 }
-                if kind.is_full_state() && good {
+                if kind.sends_full_state() && good {
                     view.has.clear();
                     view.refused.clear();
                 }
@@ -189,7 +189,7 @@ impl Client {
 impl View {
     fn state_request(&self, kind: ResourceKind) -> DiscoveryRequest {
         DiscoveryRequest {
-            node: super::node(),
+            node: Some(super::node()),
             type_url: kind.type_url().to_owned(),
             resource_names: self.wants.iter().cloned().chain(self.wildcard.then(|| "*".to_owned())).collect(),
             version_info: self.version_info.clone(),

@@ -116,13 +116,13 @@ fn check(plain: &Plain, client: &Client) {
             if now.is_some() && refused == now.as_ref() {
                 continue;
             }
-            let absent_is_silent = client.protocol == Protocol::State && !kind.is_full_state();
+            let absent_is_silent = client.protocol == Protocol::State && !kind.sends_full_state();
             if now.is_some() || !absent_is_silent {
                 assert_eq!(view.has.get(name), now.as_ref(), "{kind:?} {name} of {client:#?}");
             }
         }
         // State of the world has no word for a route or endpoints that are gone.
-        if client.protocol == Protocol::State && !kind.is_full_state() {
+        if client.protocol == Protocol::State && !kind.sends_full_state() {
             continue;
         }
         for name in view.has.keys() {

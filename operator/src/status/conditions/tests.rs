@@ -1,0 +1,131 @@
+//! Problems and answers in, conditions out.
+
+use std::sync::Arc;
+
+use super::*;
+use crate::model::{Kind, ObjectKey, ObjectRef};
+use crate::status::report::ClientReport;
+
+fn object() -> ObjectRef {
+    ObjectRef::new(Kind::ServiceRoute, ObjectKey::new("shop", "reviews"))
+}
+
+fn declared(generation: i64) -> Declared {
+    let written = serde_json::json!({"metadata": {"name": "reviews", "generation": generation}});
+    let route = serde_json::json!({
+        "apiVersion": "fairlead.dev/v1alpha1", "kind": "ServiceRoute", "metadata": {"name": "reviews"},
+        "spec": {"parentRefs": [{"name": "reviews"}]},
+    });
+    let route = serde_json::from_value(route).unwrap();
+    let content = Ok(crate::watch::Typed::ServiceRoute(Arc::new(route)));
+    Declared { generation, content, written: Arc::new(written), status: Status::default() }
+}
+
+fn report(generation: i64, clients: &[(&str, ClientState)]) -> Report {
+    let clients =
+        clients.iter().map(|(client, state)| ClientReport { client: (*client).into(), state: state.clone() });
+    Report { replica: "r".into(), object: object(), generation, clients: clients.collect() }
+}
+
+fn problem(condition: model::Condition, severity: Severity, reason: &'static str, message: &str) -> Problem {
+    Problem { object: object(), condition, severity, reason, message: message.to_owned() }
+}
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(second).unwrap()
+}
+
+/// Type, status and reason of every condition.
+fn short(status: &Status) -> Vec<String> {
+    status.conditions.iter().map(|it| format!("{}={} {}", it.type_, it.status, it.reason)).collect()
+}
+
+#[test]
+fn without_problems_and_subscribers_all_is_true() {
+    let status = status(&declared(3), &[], &[report(3, &[])], 1, &Status::default(), at(10));
+    assert_eq!(
+        short(&status),
+        ["Accepted=True Accepted", "ResolvedRefs=True ResolvedRefs", "Programmed=True NoSubscribers"]
+    );
+    assert_eq!(status.observed_generation, Some(3));
+    assert!(status.conditions.iter().all(|condition| condition.observed_generation == Some(3)));
+}
+
+#[test]
+fn programmed_follows_the_clients() {
+    let nacked = ClientState::Nacked("bad regex".into());
+    for (clients, expected, message) in [
+        (
+            vec![("a", ClientState::Acked), ("b", ClientState::Acked)],
+            "True Programmed",
+            "2 of 2 sidecars run generation 3",
+        ),
+        (
+            vec![("a", ClientState::Acked), ("b", ClientState::Pending)],
+            "False Pending",
+            "1 of 2 sidecars run generation 3; waiting for b",
+        ),
+        (
+            vec![("a", ClientState::Pending), ("b", nacked)],
+            "False Rejected",
+            "1 of 2 sidecars refused generation 3; b says: bad regex",
+        ),
+    ] {
+        let status = status(&declared(3), &[], &[report(3, &clients)], 1, &Status::default(), at(10));
+        let programmed = status.conditions.last().unwrap();
+        assert_eq!(format!("{} {}", programmed.status, programmed.reason), expected);
+        assert_eq!(programmed.message, message);
+        let rollout = status.rollout.unwrap();
+        assert_eq!(rollout.subscribed, rollout.acked + rollout.nacked + rollout.pending);
+    }
+}
+
+#[test]
+fn a_replica_that_is_behind_makes_it_unknown() {
+    for reports in [vec![report(3, &[])], vec![report(3, &[]), report(2, &[])]] {
+        let status = status(&declared(3), &[], &reports, 2, &Status::default(), at(10));
+        assert_eq!(short(&status)[2], "Programmed=Unknown ReplicaBehind");
+    }
+}
+
+#[test]
+fn problems_are_told_where_they_belong() {
+    let problems = [
+        problem(model::Condition::Accepted, Severity::Note, "LeftOut", "left to kube-proxy"),
+        problem(model::Condition::ResolvedRefs, Severity::Error, "BackendNotFound", "no Service shop/a"),
+        problem(model::Condition::ResolvedRefs, Severity::Error, "BackendNotFound", "no Service shop/b"),
+        problem(model::Condition::Conflicted, Severity::Error, "Conflicted", "shop/older decides"),
+    ];
+    let status = status(&declared(1), &problems, &[report(1, &[])], 1, &Status::default(), at(10));
+    assert_eq!(
+        short(&status),
+        [
+            "Accepted=True Accepted",
+            "ResolvedRefs=False BackendNotFound",
+            "Conflicted=True Conflicted",
+            "Programmed=True NoSubscribers"
+        ]
+    );
+    assert_eq!(status.conditions[0].message, "left to kube-proxy");
+    assert_eq!(status.conditions[1].message, "no Service shop/a; no Service shop/b");
+}
+
+#[test]
+fn what_is_not_accepted_is_not_programmed() {
+    let invalid =
+        Declared { content: Err(vec!["spec.a: x".to_owned(), "spec.b: y".to_owned()]), ..declared(2) };
+    let status = status(&invalid, &[], &[report(2, &[])], 1, &Status::default(), at(10));
+    assert_eq!(short(&status)[0], "Accepted=False Invalid");
+    assert_eq!(status.conditions[0].message, "spec.a: x; spec.b: y");
+    assert_eq!(short(&status)[2], "Programmed=False Invalid");
+}
+
+#[test]
+fn a_transition_has_the_time_of_its_change() {
+    let pending = [report(1, &[("a", ClientState::Pending)])];
+    let first = status(&declared(1), &[], &pending, 1, &Status::default(), at(10));
+    let acked = [report(2, &[("a", ClientState::Acked)])];
+    let second = status(&declared(2), &[], &acked, 1, &first, at(20));
+    let times: Vec<i64> = second.conditions.iter().map(|it| it.last_transition_time.0.as_second()).collect();
+    assert_eq!(times, [10, 10, 20]);
+}
