@@ -12,6 +12,8 @@
 mod contract;
 mod demo;
 mod harness;
+mod memory;
+mod operator_restart;
 mod proxy_balance;
 mod proxy_inbound_down;
 mod proxy_limits;
