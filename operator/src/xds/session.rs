@@ -361,6 +361,7 @@ impl Session {
         let mut forgotten = Vec::new();
         if wildcard {
             subscription.expand = true;
+            subscription.reclaim(kind);
             subscription.answer |= answer; // "There is nothing" is an answer too.
         } else {
             subscription.expand = false;

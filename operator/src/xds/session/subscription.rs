@@ -119,6 +119,17 @@ impl Subscription {
         }
     }
 
+    /// What is under way to a client that gave up the wildcard and wants it again will be taken, so
+    /// it counts as held: should it be gone by now, the client has to hear so.
+    pub(super) fn reclaim(&mut self, kind: ResourceKind) {
+        for (name, version) in self.in_flight.iter().flat_map(|flight| &flight.names) {
+            if version.is_some() && wildcard_covers(kind, name) {
+                let sent = Held { version: version.clone(), standing: Standing::Sent, resource: None };
+                self.held.entry(name.clone()).or_insert(sent);
+            }
+        }
+    }
+
     /// The resource as this client should have it.
     pub(super) fn current(
         &self,

@@ -19,6 +19,8 @@ pub(super) struct View {
     pub(super) refused: BTreeMap<String, String>,
     /// Names that it asked for and that were answered, on this stream.
     pub(super) answered: BTreeSet<String>,
+    /// State of the world: it refused the latest response as a whole, with the removals in it.
+    pub(super) keeps_old: bool,
     version_info: String,
     nonce: String,
 }
@@ -51,6 +53,10 @@ impl Client {
         drop: &[String],
     ) {
         let protocol = self.protocol;
+        // State of the world cannot say "drop this and give it to me again" in a request that a
+        // response under way overtakes; a sensible client waits with the first half.
+        let overtaken = self.unanswered.iter().any(|response| response.type_url() == kind.type_url());
+        let drop = if protocol == Protocol::State && overtaken { &[] } else { drop };
         let view = self.view(kind);
         // An empty first request would be the legacy wildcard, which the sequences cover.
         if !view.opened && add.is_empty() {
@@ -134,6 +140,7 @@ impl Client {
                     let (name, version) = text.rsplit_once('@').unwrap();
                     all.insert(name.to_owned(), version.to_owned());
                 }
+                view.keeps_old = !good;
                 if kind.sends_full_state() && good {
                     view.has.clear();
                     view.refused.clear();
