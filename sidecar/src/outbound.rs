@@ -211,7 +211,12 @@ impl Sending<'_> {
                 Ok(answered) => answered.ended(),
                 Err((failure, _)) => Ended::Failed(failure),
             };
-            match attempts.after(ended, upload.is_replayable(), now(), budget) {
+            let decided = attempts.after(ended, upload.is_replayable(), now(), budget);
+            // What the endpoint answered counts, whether or not the caller gets to see it.
+            if let Ok(answered) = &mut result {
+                answered.settle();
+            }
+            match decided {
                 Ok(pause) => {
                     exchange.retried();
                     if let Some(endpoint) = endpoint(&result) {
@@ -223,9 +228,6 @@ impl Sending<'_> {
                 Err(why) => {
                     if !matches!(why, NoRetry::NotWanted) {
                         exchange.retry_skipped(why.reason());
-                    }
-                    if let Ok(answered) = &mut result {
-                        answered.settle();
                     }
                     return result.map_err(|(failure, _)| failure);
                 }

@@ -73,3 +73,40 @@ spec:
         assert_eq!(call(address, &request).await.unwrap().status, 200);
     }
 }
+
+#[tokio::test]
+async fn an_answer_that_a_retry_hides_still_counts_for_ejection() {
+    let mut world = World::new();
+    let backends = world.backends("shop/article", 8080, "http", 2).await;
+    world.apply(
+        "policies",
+        "
+apiVersion: fairlead.dev/v1alpha1
+kind: ServiceRoute
+metadata: {name: article, namespace: shop}
+spec:
+  parentRefs: [{name: article}]
+  loadBalancer: {type: RoundRobin}
+  retryConstraint: {budget: {percent: 100, interval: 10s}}
+  rules:
+  - backendRefs: [{name: article, port: 8080}]
+    retry: {attempts: 2, codes: [503], backoff: 1ms}
+---
+apiVersion: fairlead.dev/v1alpha1
+kind: OutlierDetection
+metadata: {name: article, namespace: shop}
+spec:
+  targetRefs: [{name: article}]
+  consecutiveErrors: 3
+  ejection: {baseTime: 300s}
+",
+    );
+    world.start_operator().await;
+    let sidecar = world.sidecar(&SidecarFlags::calling("shop/frontend", &["shop/article:8080"])).await;
+    let address = sidecar.upstream("shop/article:8080").await;
+    backends[0].set(Behaviour::Status(503));
+    for _ in 0..20 {
+        assert_eq!(call(address, &Call::get("/")).await.unwrap().status, 200);
+    }
+    assert_eq!(backends[0].total(), 3, "three errors, then nothing more");
+}

@@ -192,7 +192,7 @@ impl Answered {
         Ended::Answered(self.response.status(), grpc_status(self.response.headers()))
     }
 
-    /// This is the answer that the caller gets: what is known of the endpoint already is told.
+    /// What is known of the endpoint already is told to outlier detection.
     pub fn settle(&mut self) {
         let Some((picked, verdict)) = &mut self.held.picked else { return };
         let Some(Verdict { status, grpc }) = *verdict else { return };
