@@ -135,10 +135,10 @@ fn with(objects: Vec<Object>) -> Inputs {
         match object {
             Object::ServiceRoute(route) => drop(inputs.service_routes.insert(key, Arc::new(*route))),
             Object::OutlierDetection(policy) => {
-                drop(inputs.outlier_detections.insert(key, Arc::new(*policy)))
+                drop(inputs.outlier_detections.insert(key, Arc::new(*policy)));
             }
             Object::RateLimitPolicy(policy) => {
-                drop(inputs.rate_limit_policies.insert(key, Arc::new(*policy)))
+                drop(inputs.rate_limit_policies.insert(key, Arc::new(*policy)));
             }
         }
     }
