@@ -27,7 +27,7 @@ use crate::accept::detect::{Detected, Detector};
 use crate::body::Body;
 use crate::cluster::Cluster;
 use crate::config::{Destination, Protocol};
-use crate::drain::{Guest, Phase};
+use crate::drain::{Drain, Guest, Phase};
 use crate::inbound::{self, Endpoint, Unprocessed};
 use crate::metrics::{Direction, OpenConnection};
 use crate::opaque::{self, Dialled, Side};
@@ -49,6 +49,15 @@ const KEEPALIVE: Duration = Duration::from_secs(60);
 
 /// How long accepting pauses when the process is out of files.
 const OUT_OF_FILES: Duration = Duration::from_millis(50);
+
+/// A caller that has just connected has something on the way: it is waited for even when we close.
+const FIRST_REQUEST: Duration = Duration::from_secs(1);
+
+/// Returns when a connection that carries nothing is to be closed.
+async fn closing(drain: &Drain, grace: Duration) {
+    drain.reached(Phase::Closing).await;
+    tokio::time::sleep(grace).await;
+}
 
 /// What a listener is for.
 #[derive(Debug, Clone)]
@@ -146,7 +155,12 @@ impl Connection {
     /// HTTP for sure: only the version is to be told.
     async fn http(self, stream: TcpStream) {
         let mut detector = Detector::http();
-        match detector.read(&stream).await {
+        let detected = tokio::select! {
+            biased;
+            detected = detector.read_in_time(&stream, self.proxy.http1.head_timeout) => detected,
+            () = closing(&self.proxy.drain, FIRST_REQUEST) => return,
+        };
+        match detected {
             Ok(Detected::Http2) => Box::pin(http2::serve(self, stream, detector.into_bytes())).await,
             // What is neither is refused by the HTTP/1.1 codec, in words.
             Ok(_) => http1::serve(self, stream, detector.into_bytes()).await,
@@ -158,18 +172,11 @@ impl Connection {
     async fn detect(self, stream: TcpStream) {
         let mut detector = Detector::any();
         let mut dialled = None;
-        let detected = match tokio::time::timeout(SERVER_FIRST, detector.read(&stream)).await {
-            Ok(detected) => detected,
-            Err(_) => {
-                dialled = self.dial().await;
-                match &dialled {
-                    None => detector.read(&stream).await,
-                    Some(upstream) => tokio::select! {
-                        detected = detector.read(&stream) => detected,
-                        _ = upstream.stream().readable() => Ok(Detected::Opaque),
-                    },
-                }
-            }
+        let detecting = self.who_speaks(&stream, &mut detector, &mut dialled);
+        let detected = tokio::select! {
+            biased;
+            detected = detecting => detected,
+            () = closing(&self.proxy.drain, FIRST_REQUEST) => return,
         };
         let first = detector.into_bytes();
         match detected {
@@ -185,6 +192,23 @@ impl Connection {
                 }
             }
             Err(_) => {}
+        }
+    }
+
+    async fn who_speaks(
+        &self,
+        stream: &TcpStream,
+        detector: &mut Detector,
+        dialled: &mut Option<Opened>,
+    ) -> io::Result<Detected> {
+        if let Ok(detected) = tokio::time::timeout(SERVER_FIRST, detector.read(stream)).await {
+            return detected;
+        }
+        *dialled = self.dial().await;
+        let Some(upstream) = dialled else { return detector.read(stream).await };
+        tokio::select! {
+            detected = detector.read(stream) => detected,
+            _ = upstream.stream().readable() => Ok(Detected::Opaque),
         }
     }
 

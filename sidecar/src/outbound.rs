@@ -207,6 +207,9 @@ impl Sending<'_> {
             if upload.is_broken() {
                 return Err(upload.failure());
             }
+            if let Ok(answered) = &mut result {
+                answered.settle();
+            }
             let ended = match &result {
                 Ok(answered) => answered.ended(),
                 Err((failure, _)) => Ended::Failed(failure),

@@ -9,6 +9,7 @@
 //! As little as possible is read: one byte that neither can begin with decides.
 
 use std::io;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::net::TcpStream;
@@ -70,6 +71,12 @@ impl Detector {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// The same for a caller that must go on once it has begun. A silent one may stay.
+    pub async fn read_in_time(&mut self, stream: &TcpStream, limit: Duration) -> io::Result<Detected> {
+        stream.readable().await?;
+        tokio::time::timeout(limit, self.read(stream)).await.unwrap_or(Err(io::ErrorKind::TimedOut.into()))
     }
 
     /// What was read, to be read again by whoever takes over.

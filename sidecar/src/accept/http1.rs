@@ -9,16 +9,12 @@ use http::header::HeaderValue;
 use http::{Response, StatusCode};
 use tokio::net::TcpStream;
 
-use crate::accept::Connection;
+use crate::accept::{Connection, FIRST_REQUEST, closing};
 use crate::body::Body;
-use crate::drain::{Drain, Phase};
 use crate::exchange::UNPROCESSED;
 use crate::http1::server::{self, Ended, Next};
 use crate::inbound::Unprocessed;
 use crate::opaque::{self, Side};
-
-/// A caller that has just connected has a request on the way: it is waited for even when we close.
-const FIRST_REQUEST: Duration = Duration::from_secs(1);
 
 /// Serves until the caller leaves, or is asked to.
 pub async fn serve(connection: Connection, stream: TcpStream, first: Bytes) {
@@ -57,11 +53,6 @@ pub async fn serve(connection: Connection, stream: TcpStream, first: Bytes) {
             Ended::Upgraded(both) => return upgraded(&connection, *both).await,
         }
     }
-}
-
-async fn closing(drain: &Drain, grace: Duration) {
-    drain.reached(Phase::Closing).await;
-    tokio::time::sleep(grace).await;
 }
 
 /// `503` with the word that says that no application has seen the request.

@@ -95,7 +95,10 @@ impl<'a> Attempt<'a> {
                 Ok(Answered { response, held, deadline })
             }
             Err(failure) => {
-                picked.record(now(), Outcome::of(&failure));
+                // A caller that leaves in the middle of its request says nothing about the endpoint.
+                if !upload.is_broken() {
+                    picked.record(now(), Outcome::of(&failure));
+                }
                 Err((failure, Some(endpoint)))
             }
         }

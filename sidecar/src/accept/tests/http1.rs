@@ -1,13 +1,17 @@
 use super::world::*;
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use crate::accept::{self, Purpose};
+use crate::config::Protocol;
 use crate::drain::Phase;
 use crate::http1::client;
+use crate::outbound::Upstream;
 
 #[tokio::test]
 async fn a_call_is_carried_and_connections_are_kept() {
@@ -198,9 +202,34 @@ async fn closing_ends_idle_connections_and_waits_for_busy_ones() {
     soon(world.proxy.drain.empty()).await;
 }
 
-#[test]
-fn what_is_moved_with_every_request_is_small() {
-    // A connection's task holds the future of its call: copying large ones showed in linkerd's profile.
+#[tokio::test]
+async fn closing_does_not_wait_for_those_who_say_nothing() {
+    for protocol in [Protocol::Http, Protocol::Detect] {
+        let mut world = World::new(&[]);
+        world.protocol = protocol;
+        let world = world.start().await;
+        let _silent = TcpStream::connect(world.address).await.unwrap();
+        while world.proxy.drain.guests() < 2 {
+            tokio::task::yield_now().await;
+        }
+        world.proxy.drain.advance(Phase::Closing);
+        soon(world.proxy.drain.empty()).await;
+    }
+}
+
+#[tokio::test]
+async fn an_idle_connection_costs_little() {
+    // The future of a connection is what an idle caller costs beside its socket: ten thousand of them are
+    // usual, and the rest of a call is in it only as large as its largest step.
+    let (proxies, _) = World::new(&[]).proxies(1);
+    let upstream = Arc::new(Upstream::new(NAME.into(), &proxies[0].metrics));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (_caller, accepted) =
+        tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+    let (stream, peer) = accepted.unwrap();
+    let connection = accept::Connection::new(Arc::clone(&proxies[0]), Purpose::Outbound(upstream), peer);
+    let size = size_of_val(&connection.serve(stream));
+    assert!(size <= 4096, "{size}");
     assert!(size_of::<client::Connection>() <= 8);
     assert!(size_of::<crate::exchange::Exchange>() <= 128, "{}", size_of::<crate::exchange::Exchange>());
 }

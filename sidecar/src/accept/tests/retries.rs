@@ -163,3 +163,18 @@ async fn a_broken_answer_is_never_tried_again_and_never_looks_complete() {
     assert!(answer.contains("hello") && !answer.ends_with("0\r\n\r\n"), "{answer}");
     assert_eq!(accepted.load(Ordering::SeqCst), 1);
 }
+
+#[tokio::test]
+async fn a_status_that_is_hidden_by_a_retry_still_counts_for_ejection() {
+    let (bad, _) =
+        http1(|_| "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n".to_owned()).await;
+    let (good, _) = http1(|_| ok("good")).await;
+    let mut world = World::new(&[bad, good]);
+    world.route.retry.codes = vec![http::StatusCode::SERVICE_UNAVAILABLE];
+    world.outlier = Some(outlier());
+    let world = world.start().await;
+    for _ in 0..4 {
+        assert!(call(world.address, &get("/")).await.ends_with("good"));
+    }
+    assert_eq!(world.cluster.ejected(), 1);
+}
