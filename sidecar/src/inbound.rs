@@ -217,10 +217,12 @@ async fn connection(proxy: &Proxy, endpoint: &Endpoint, caller: Caller) -> Resul
         Lease::Http1(_, Http1(connection)) => Ok(Connection::Http1(connection)),
         Lease::Stream(stream) => Ok(Connection::Http2(stream)),
         Lease::Slot(slot) if caller.http2 => {
-            endpoint.pool.open_http2(&endpoint.settings, slot, ask).await.map(Connection::Http2)
+            // Rare beside the requests that a connection carries, and large: boxed.
+            Box::pin(endpoint.pool.open_http2(&endpoint.settings, slot, ask)).await.map(Connection::Http2)
         }
         Lease::Slot(slot) => {
-            let Http1(mut connection) = endpoint.pool.open_http1(&endpoint.settings, slot, ask).await?;
+            let opened = Box::pin(endpoint.pool.open_http1(&endpoint.settings, slot, ask)).await;
+            let Http1(mut connection) = opened?;
             if draining {
                 connection.last();
             }

@@ -66,19 +66,18 @@ pub async fn serve(
     caller: Caller,
     request: Request<Body>,
 ) -> Response<Body> {
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
     let grpc = is_grpc(&parts.headers);
     let mut exchange = Exchange::begin(proxy, Arc::clone(&upstream.no_rule), caller, &parts);
     let destination = proxy.destination(&upstream.name); // One view of the world for this request.
     let outcome = match destination.as_deref() {
-        Some(Destination::Known(service)) => {
-            route(service, &mut exchange, caller, Request::from_parts(parts, body)).await
-        }
+        Some(Destination::Known(service)) => route(service, &mut exchange, caller, &mut parts, body).await,
         Some(Destination::Unknown) => {
             Err(Failure::local(Kind::NoEndpoint, format!("there is no Service port {}", upstream.name)))
         }
         None => Err(Failure::local(Kind::NoEndpoint, format!("nothing is known of {} yet", upstream.name))),
     };
+    http1::recycle(parts);
     let (response, held, times) = outcome.unwrap_or_else(|failure| {
         exchange.failed(&failure);
         (own_answer(&failure, grpc), Held::default(), Times::default())
@@ -94,9 +93,9 @@ async fn route(
     service: &Service,
     exchange: &mut Exchange,
     caller: Caller,
-    request: Request<Body>,
+    parts: &mut Parts,
+    body: Body,
 ) -> Outcome {
-    let (parts, body) = request.into_parts();
     let Some(table) = &service.routes else {
         let reason = format!("{} carries bytes, not HTTP", service.name);
         return Err(Failure::local(Kind::NoRoute, reason));
@@ -104,13 +103,13 @@ async fn route(
     if parts.method == http::Method::CONNECT {
         return Err(Failure::downstream(Kind::BadRequest, "CONNECT is not carried"));
     }
-    let Some(route) = table.route(&parts) else {
+    let Some(route) = table.route(parts) else {
         return Err(Failure::local(Kind::NoRoute, format!("no rule of {} matches", table.name)));
     };
     exchange.follows(handles(exchange.proxy(), table, route));
     let Action::Forward { backends, .. } = &route.action else {
         let answer =
-            route.answer(&parts).map(|answer| (answer.map(Body::from), Held::default(), Times::default()));
+            route.answer(parts).map(|answer| (answer.map(Body::from), Held::default(), Times::default()));
         return answer.ok_or_else(|| Failure::local(Kind::BadBackend, "the rule has no answer"));
     };
     let Some(backend) = backends.pick() else {
@@ -120,7 +119,7 @@ async fn route(
         let name = table.clusters.get(backend.cluster).map_or("?", |name| name);
         return Err(Failure::local(Kind::BadBackend, format!("the backend {name} may not be used")));
     };
-    follow(route, backend, cluster, exchange, caller, Request::from_parts(parts, body)).await
+    follow(route, backend, cluster, exchange, caller, parts, body).await
 }
 
 /// Rewrites the request, and sends it to an endpoint of `cluster` until there is an answer.
@@ -130,10 +129,10 @@ async fn follow(
     cluster: &Arc<Cluster>,
     exchange: &mut Exchange,
     caller: Caller,
-    request: Request<Body>,
+    parts: &mut Parts,
+    body: Body,
 ) -> Outcome {
-    let (mut parts, body) = request.into_parts();
-    route.apply_request(&mut parts, backend)?;
+    route.apply_request(parts, backend)?;
     hop::name_target(&mut parts.headers, route.target.as_ref());
     let http2 = match cluster.settings.protocol {
         UpstreamProtocol::Http1 => false,
@@ -141,18 +140,17 @@ async fn follow(
         UpstreamProtocol::SameAsCaller => caller.http2,
     };
     if http2 {
-        hop::for_http2(&mut parts)?;
+        hop::for_http2(parts)?;
     } else {
-        hop::for_http1(&mut parts);
+        hop::for_http1(parts);
     }
     let in_flight = cluster.live.pool.begin(&cluster.settings.pool)?;
     let limits = Limits::of(route, exchange.started());
     let mut upload = Upload::new(body, route.retry.attempts > 0, limits.times.idle.as_ref());
-    let sending = Sending { route, cluster, http2, limits, parts: &parts };
+    let sending = Sending { route, cluster, http2, limits, parts };
     let answered = sending.until_answered(exchange, &mut upload).await;
     exchange.received(upload.bytes());
     let idle = sending.limits.times.idle;
-    http1::recycle(parts);
     let Answered { mut response, mut held, deadline } = answered?;
     response.headers_mut().remove(UNPROCESSED);
     route.apply_response(response.headers_mut(), backend);
@@ -206,9 +204,6 @@ impl Sending<'_> {
             let mut result = attempt.make(exchange, upload).await;
             if upload.is_broken() {
                 return Err(upload.failure());
-            }
-            if let Ok(answered) = &mut result {
-                answered.settle();
             }
             let ended = match &result {
                 Ok(answered) => answered.ended(),

@@ -170,7 +170,8 @@ impl Pool {
             let waiting = Waiting { inner: &self.0, ticket, receiver };
             // Who joined is bound by the opener's connect timeout.
             let limit = if queued { settings.pending_timeout } else { Duration::MAX };
-            match waiting.granted(limit).await {
+            // Boxed: most requests never wait.
+            match Box::pin(waiting.granted(limit)).await {
                 Some(Ok(Lease::Http1(_, Http1(kept)))) if !kept.is_reusable() => {}
                 Some(Ok(lease)) => return Ok(self.prepared(settings, lease)),
                 Some(Err(Later::AskAgain)) => {}

@@ -1,6 +1,5 @@
 //! A caller that speaks HTTP/1.1: one exchange after the other, all in this task.
 
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,7 +40,8 @@ pub async fn serve(connection: Connection, stream: TcpStream, first: Bytes) {
             }
             Next::Closed => return,
         };
-        let answer = pin!(connection.answer(false, request));
+        // Boxed: an idle connection does not hold the room that a call needs.
+        let answer = Box::pin(connection.answer(false, request));
         let Some(answer) = caller.until_gone(answer).await else { return };
         let answer = answer.unwrap_or_else(|unprocessed| not_handed_over(&unprocessed));
         if must_leave() {

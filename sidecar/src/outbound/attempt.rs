@@ -152,11 +152,12 @@ impl<'a> Attempt<'a> {
                 Lease::Stream(stream) => (stream.address, Connection::Http2(stream)),
                 Lease::Slot(slot) if self.sending.http2 => {
                     self.stage = Stage::Connecting;
-                    return pool.open_http2(settings, slot, ask).await.map(Connection::Http2);
+                    // Rare beside the requests that a connection carries, and large: boxed.
+                    return Box::pin(pool.open_http2(settings, slot, ask)).await.map(Connection::Http2);
                 }
                 Lease::Slot(slot) => {
                     self.stage = Stage::Connecting;
-                    let opened = pool.open_http1(settings, slot, ask).await;
+                    let opened = Box::pin(pool.open_http1(settings, slot, ask)).await;
                     return opened.map(|Http1(connection)| Connection::Http1(connection));
                 }
             };
