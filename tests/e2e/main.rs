@@ -13,3 +13,4 @@ mod cluster;
 mod crds;
 mod policies;
 mod rollout;
+mod zones;
