@@ -1,5 +1,6 @@
 //! What goes out next: the second half of the session.
 
+use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
@@ -129,17 +130,19 @@ impl Session {
         resources.extend(kept);
         let fresh = resources.iter().any(|resource| self.peek(kind).version(&resource.name).is_none());
         let version = version_of(&resources);
-        let gone: Vec<Arc<str>> = {
-            let names: std::collections::HashSet<&str> = resources.iter().map(|it| &*it.name).collect();
-            self.peek(kind).held.keys().filter(|name| !names.contains(&***name)).cloned().collect()
-        };
+        // What was asked for and is not there is said by leaving it out, and taken with the rest.
+        let names: HashSet<&str> = resources.iter().map(|it| &*it.name).collect();
+        let missing = |name: &&Arc<str>| !names.contains(&***name);
+        let subscription = self.peek(kind);
+        let absent: Vec<Arc<str>> = subscription.names.iter().filter(missing).cloned().collect();
+        let gone: Vec<Arc<str>> = subscription.held.keys().filter(missing).cloned().collect();
         for name in gone {
             self.subscription(kind).held.remove(&name);
             if !self.peek(kind).names.contains(&name) {
                 self.changes.push(Change::Forgotten(kind, name));
             }
         }
-        let nonce = self.depart(kind, &resources, &[], fresh);
+        let nonce = self.depart(kind, &resources, &absent, fresh);
         Some(StateResponse::new(kind, version, nonce, &resources))
     }
 
@@ -151,7 +154,11 @@ impl Session {
         let mut fresh = false;
         for (name, due) in std::mem::take(&mut self.subscription(kind).dirty) {
             let Some(current) = self.peek(kind).current(catalog, kind, &name) else {
+                // There are no words for it, so nothing more can come of it.
                 self.subscription(kind).held.remove(&name);
+                if self.peek(kind).names.contains(&name) {
+                    self.changes.push(Change::Acked(kind, name, None));
+                }
                 continue;
             };
             let had = self.peek(kind).version(&name);

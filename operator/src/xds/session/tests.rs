@@ -507,9 +507,13 @@ fn state_of_the_world_answers_for_a_listener_that_does_not_exist() {
         .put(Listener, "a.shop.svc.cluster.local:80", "1")
         .sends(Listener, &["a.shop.svc.cluster.local:80@1"]);
     talk.ask(Listener, &["a.shop.svc.cluster.local:80"], "v", &nonce).sends_nothing();
-    talk.remove(Listener, "a.shop.svc.cluster.local:80").sends(Listener, &[]);
-    // Nothing is said about a route that does not exist.
+    let nonce = talk.remove(Listener, "a.shop.svc.cluster.local:80").sends(Listener, &[]);
+    talk.changes();
+    talk.ask(Listener, &["a.shop.svc.cluster.local:80"], "v", &nonce).sends_nothing();
+    assert_eq!(talk.changes(), [Change::Acked(Listener, "a.shop.svc.cluster.local:80".into(), None)]);
+    // Nothing is said about a route that does not exist, so nobody waits for an answer either.
     talk.ask(Route, &["a"], "", "").sends_nothing();
+    assert!(talk.changes().contains(&Change::Acked(Route, "a".into(), None)));
 }
 
 #[test]
