@@ -312,6 +312,24 @@ async fn takes_every_field(protocol: Protocol) {
     let clusters = envoy.in_force("clusters").await;
     assert_eq!(clusters.len(), cases.len() * (ports + 2), "{clusters:?}");
 
+    // A cluster whose settings change is made anew, and wants its endpoints again, which have not changed.
+    let modified = "cluster_manager.cluster_modified";
+    let before = envoy.stats(modified).await[modified];
+    let pool = "spec: {parentRefs: [{name: shop}], connectionPool: {maxConnections: 7}}";
+    let metadata = format!("metadata: {{name: later, namespace: {}}}", cases[0].0);
+    world.apply(
+        "later",
+        &format!("apiVersion: fairlead.dev/v1alpha1\nkind: ServiceRoute\n{metadata}\n{pool}\n"),
+    );
+    let ((), took) = eventually("changed settings are in force", || async {
+        let warming = envoy.stats("cluster_manager.warming_clusters").await;
+        let changed = envoy.stats(modified).await[modified] > before;
+        (changed && warming.values().all(|count| *count == 0)).then_some(())
+    })
+    .await;
+    println!("changed settings: {took:?}");
+    assert!(took < Duration::from_secs(10), "Envoy gave up waiting for endpoints: {took:?}");
+
     // A Service that comes, and goes again.
     world.service("shop/late", 7000, "http");
     eventually("it is there", || async {

@@ -82,7 +82,7 @@ impl Envoy {
 
     /// Counters and gauges whose name matches the expression.
     pub async fn stats(&self, expression: &str) -> BTreeMap<String, u64> {
-        let path = format!("/stats?type=Counters&filter={expression}");
+        let path = format!("/stats?filter={expression}");
         let text = client::get(self.admin, &path).await.unwrap().text();
         let lines = text.lines().filter_map(|line| line.rsplit_once(": "));
         lines.filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?))).collect()
