@@ -17,9 +17,10 @@ use tokio::sync::watch;
 use crate::metrics::Metrics;
 use crate::publish::Published;
 use crate::status::Board;
+use crate::watch::Fault;
 use crate::xds::hub::Hub;
 use crate::xds::registry::{Answer, Registry, Stream, StreamId};
-use crate::xds::snapshot::{ResourceKind, Snapshot};
+use crate::xds::snapshot::{ResourceKind, ResourceName, Snapshot};
 
 /// What the pages show. Before the source was read there is nothing to show.
 #[derive(Debug, Clone)]
@@ -33,10 +34,10 @@ pub struct Sight {
 }
 
 /// How far the start is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Readiness {
-    /// The source is being read for the first time.
-    Reading,
+    /// The source is being read for the first time; what stands in the way.
+    Reading(Vec<Fault>),
     /// xDS is being served.
     Ready,
     /// The process is ending.
@@ -67,7 +68,7 @@ pub async fn serve_metrics(
 ) -> std::io::Result<()> {
     let pages = Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
-        .route("/readyz", get(move || async move { ready(*readiness.borrow()) }))
+        .route("/readyz", get(move || async move { ready(&readiness.borrow()) }))
         .route("/metrics", get(move || async move { text(metrics.text()) }));
     serve(listener, pages, shutdown).await
 }
@@ -85,11 +86,13 @@ async fn serve(
         .await
 }
 
-fn ready(readiness: Readiness) -> Response {
+fn ready(readiness: &Readiness) -> Response {
     match readiness {
         Readiness::Ready => "ready\n".into_response(),
-        Readiness::Reading => {
-            (StatusCode::SERVICE_UNAVAILABLE, "the source has not been read once\n").into_response()
+        Readiness::Reading(faults) => {
+            let faults: String = faults.iter().map(|fault| format!("{fault}\n")).collect();
+            let why = format!("the source has not been read once\n{faults}");
+            (StatusCode::SERVICE_UNAVAILABLE, why).into_response()
         }
         Readiness::Stopping => (StatusCode::SERVICE_UNAVAILABLE, "stopping\n").into_response(),
     }
@@ -137,52 +140,68 @@ async fn objects(State(sight): Seen) -> Response {
 /// Every stream: who, from where, what it wants, and what it said.
 async fn clients(State(sight): Seen) -> Response {
     let Some(sight) = sight.borrow().clone() else { return not_yet() };
+    let streams: Vec<Seat> = {
+        // Streams wait for the registry, so nothing is made of it here.
+        let registry = sight.hub.registry();
+        registry.streams().map(|(id, stream)| Seat::of(&registry, id, stream)).collect()
+    };
     let snapshot = sight.hub.snapshot();
-    let registry = sight.hub.registry();
-    let clients: Vec<Value> =
-        registry.streams().map(|(id, stream)| client(&registry, id, stream, &snapshot)).collect();
-    drop(registry);
+    let clients: Vec<Value> = streams.iter().map(|seat| seat.describe(&snapshot)).collect();
     Json(json!({ "clients": clients })).into_response()
 }
 
-fn client(registry: &Registry, id: StreamId, stream: &Stream, snapshot: &Snapshot) -> Value {
-    let (mut acked, mut nacked, mut pending) = (0, 0, 0);
-    let mut resources = BTreeMap::new();
-    for (kind, name, answer) in registry.answers(id) {
-        let current = snapshot.get(kind, name).map(|resource| resource.version.clone());
-        let state = state(answer, current.as_ref());
-        match state {
-            "acked" => acked += 1,
-            "nacked" => nacked += 1,
-            _ => pending += 1,
-        }
-        let mut entry = json!({
-            "type": format!("{kind:?}"),
-            "name": &**name,
-            "state": state,
-            "version": current.as_deref(),
-            "acked": answer.acked.as_ref().and_then(|version| version.as_deref()),
-        });
-        if let (Some((version, message)), Some(entry)) = (&answer.nacked, entry.as_object_mut()) {
-            entry
-                .insert("nacked".to_owned(), json!({ "version": version.as_deref(), "message": &**message }));
-        }
-        resources.insert((kind, name.clone()), entry);
+/// A stream with what it wants, as it is now.
+struct Seat {
+    id: StreamId,
+    stream: Stream,
+    answers: Vec<(ResourceName, Answer)>,
+    wildcards: Vec<ResourceKind>,
+}
+
+impl Seat {
+    fn of(registry: &Registry, id: StreamId, stream: &Stream) -> Self {
+        let answers = registry.answers(id).map(|(name, answer)| (name.clone(), answer.clone())).collect();
+        Self { id, stream: stream.clone(), answers, wildcards: registry.wildcards(id).collect() }
     }
-    let wildcards: Vec<String> = registry.wildcards(id).map(|kind| format!("{kind:?}")).collect();
-    json!({
-        "client": &*stream.node,
-        "stream": id,
-        "address": stream.peer.map(|peer| peer.to_string()),
-        "protocol": stream.protocol.as_str(),
-        "connected": stream.lost.is_none(),
-        "wildcard": wildcards,
-        "subscribed": resources.len(),
-        "acked": acked,
-        "nacked": nacked,
-        "pending": pending,
-        "resources": resources.into_values().collect::<Vec<_>>(),
-    })
+
+    fn describe(&self, snapshot: &Snapshot) -> Value {
+        let (mut acked, mut nacked, mut pending) = (0, 0, 0);
+        let mut resources = Vec::new();
+        for ((kind, name), answer) in &self.answers {
+            let current = snapshot.get(*kind, name).map(|resource| resource.version.clone());
+            let state = state(answer, current.as_ref());
+            match state {
+                "acked" => acked += 1,
+                "nacked" => nacked += 1,
+                _ => pending += 1,
+            }
+            let mut resource = json!({
+                "type": format!("{kind:?}"),
+                "name": &**name,
+                "state": state,
+                "version": current.as_deref(),
+                "acked": answer.acked.as_ref().and_then(|version| version.as_deref()),
+            });
+            if let (Some((version, message)), Some(fields)) = (&answer.nacked, resource.as_object_mut()) {
+                let nacked = json!({ "version": version.as_deref(), "message": &**message });
+                fields.insert("nacked".to_owned(), nacked);
+            }
+            resources.push(resource);
+        }
+        json!({
+            "client": &*self.stream.node,
+            "stream": self.id,
+            "address": self.stream.peer.map(|peer| peer.to_string()),
+            "protocol": self.stream.protocol.as_str(),
+            "connected": self.stream.lost.is_none(),
+            "wildcard": self.wildcards.iter().map(|kind| format!("{kind:?}")).collect::<Vec<_>>(),
+            "subscribed": resources.len(),
+            "acked": acked,
+            "nacked": nacked,
+            "pending": pending,
+            "resources": resources,
+        })
+    }
 }
 
 fn state(answer: &Answer, current: Option<&Arc<str>>) -> &'static str {

@@ -85,12 +85,18 @@ impl Publisher {
 
     /// Waits until the source was read once, and compiles it. Before that nothing may be served: it
     /// would tell clients that everything is gone.
-    pub async fn first(&mut self, events: &mut mpsc::Receiver<Event>) -> Result<Published, Ended> {
+    /// `meanwhile` hears what stands in the way.
+    pub async fn first(
+        &mut self,
+        events: &mut mpsc::Receiver<Event>,
+        meanwhile: impl Fn(&[Fault]),
+    ) -> Result<Published, Ended> {
         loop {
             match events.recv().await.ok_or(Ended)? {
                 Event::Synced => break,
                 event => self.take(event, Instant::now()),
             }
+            meanwhile(&self.faults);
         }
         self.compile_all();
         Ok(self.published.clone())

@@ -30,7 +30,7 @@ use crate::metrics::Metrics;
 use crate::publish::Publisher;
 use crate::status::{self, Board, Keeper};
 use crate::watch::directory::Directory;
-use crate::watch::{Event, kubernetes};
+use crate::watch::{Event, Fault, kubernetes};
 use crate::xds::hub::Hub;
 use crate::xds::server;
 
@@ -49,7 +49,7 @@ pub async fn run(
     let metrics = Arc::new(Metrics::default());
     let mut tasks = Tasks::default();
     let (end, ending) = watch::channel(false);
-    let (say_ready, readiness) = watch::channel(Readiness::Reading);
+    let (say_ready, readiness) = watch::channel(Readiness::Reading(Vec::new()));
     let (show, sight) = watch::channel(None);
     let (tell, mut events) = mpsc::channel(EVENTS);
 
@@ -64,8 +64,9 @@ pub async fn run(
     tasks.spawn("metrics", admin::serve_metrics(page, metrics.clone(), readiness, ending.clone()));
 
     let mut publisher = Publisher::new(metrics.clone());
+    let reading = |faults: &[Fault]| drop(say_ready.send_replace(Readiness::Reading(faults.to_vec())));
     let first = tokio::select! {
-        first = publisher.first(&mut events) => first?,
+        first = publisher.first(&mut events, reading) => first?,
         died = tasks.first_to_end() => return Err(died),
         () = &mut stop => return Ok(()),
     };

@@ -61,7 +61,7 @@ impl Running {
         tell.send(Event::Changes(changes)).await.unwrap();
         tell.send(Event::Synced).await.unwrap();
         let mut publisher = Publisher::new(Arc::default());
-        let first = publisher.first(&mut events).await.unwrap();
+        let first = publisher.first(&mut events, |_| ()).await.unwrap();
         let hub = Arc::new(Hub::new(first.snapshot.clone()));
         let (publish, published) = watch::channel(first);
         #[allow(clippy::disallowed_methods, reason = "ends with the test")]
@@ -91,13 +91,13 @@ async fn nothing_is_compiled_before_everything_was_read() {
     let (tell, mut events) = mpsc::channel(10);
     let mut publisher = Publisher::new(Arc::default());
     tell.send(Event::Changes(vec![service("reviews")])).await.unwrap();
-    let waits = tokio::time::timeout(Duration::from_secs(3600), publisher.first(&mut events)).await;
+    let waits = tokio::time::timeout(Duration::from_secs(3600), publisher.first(&mut events, |_| ())).await;
     assert!(waits.is_err());
     tell.send(Event::Synced).await.unwrap();
-    let first = publisher.first(&mut events).await.unwrap();
+    let first = publisher.first(&mut events, |_| ()).await.unwrap();
     assert_eq!((first.edition, first.snapshot.mesh().ports.len()), (1, 1));
     drop(tell);
-    assert!(Publisher::new(Arc::default()).first(&mut events).await.is_err());
+    assert!(Publisher::new(Arc::default()).first(&mut events, |_| ()).await.is_err());
 }
 
 #[tokio::test(start_paused = true)]

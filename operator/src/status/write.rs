@@ -34,7 +34,7 @@ pub async fn run(
         changed.borrow_and_update();
         let wanted = board.statuses();
         for (object, declared) in published.borrow().declared.iter() {
-            plan.found(object, &declared.status);
+            plan.found(object, declared.generation, &declared.status, Instant::now());
         }
         plan.retain(|object| wanted.contains_key(object));
         let again = write(&client, &mut plan, &wanted, &metrics).await;

@@ -40,6 +40,8 @@ pub(super) struct Disk {
     seen: BTreeMap<PathBuf, Print>,
     due: BTreeMap<PathBuf, Instant>,
     scan_at: Instant,
+    /// Whether it was looked at once.
+    looked: bool,
     /// Why the directory itself cannot be read now.
     unreadable: Option<Fault>,
     pub(super) store: Store,
@@ -59,6 +61,7 @@ impl Disk {
             seen: BTreeMap::new(),
             due: BTreeMap::new(),
             scan_at: now,
+            looked: false,
             unreadable: None,
             store: Store::default(),
         }
@@ -132,10 +135,16 @@ impl Disk {
         }
         for (path, print) in &found {
             if self.seen.get(path) != Some(print) {
-                // One that is being written is read when it is closed.
-                self.due.entry(path.clone()).or_insert(now);
+                // One that is being written is read when it is closed; one that was written a
+                // moment ago may be, unless this is the first look.
+                let fresh = print.modified.is_some_and(|modified| {
+                    SystemTime::now().duration_since(modified).is_ok_and(|age| age < UNCLOSED)
+                });
+                let delay = if fresh && self.looked { UNCLOSED } else { Duration::ZERO };
+                self.due.entry(path.clone()).or_insert(now + delay);
             }
         }
+        self.looked = true;
         for path in self.seen.keys().filter(|path| !found.contains_key(*path)) {
             self.due.entry(path.clone()).or_insert(now + GONE);
         }
@@ -336,8 +345,9 @@ mod tests {
         fixture.changes();
         fixture.write("b/b.yaml", &SHOP.replace("shop", "b"));
         fs::remove_file(fixture.path("a.yaml")).unwrap();
-        assert_eq!(fixture.changes_after(SCAN), 1);
+        assert_eq!(fixture.changes_after(SCAN), 0);
         assert_eq!(fixture.changes_after(GONE), 1);
+        assert_eq!(fixture.changes_after(UNCLOSED), 1);
     }
 
     #[test]

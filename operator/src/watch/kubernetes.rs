@@ -156,17 +156,14 @@ impl Teller {
 
     async fn failed(&self, kind: &'static str, error: &watcher::Error) {
         self.metrics.watch_failed();
-        tracing::warn!(kind, %error, "watch failed and starts again; what it told before stays in force");
+        tracing::debug!(kind, %error, "watch failed and starts again");
         let missing = matches!(error, watcher::Error::InitialListFailed(kube::Error::Api(response)) if response.code == 404);
         let message = if missing {
-            format!(
-                "the API server does not know this kind; apply Fairlead's CustomResourceDefinitions ({error})"
-            )
+            "the API server does not know this kind; apply Fairlead's CustomResourceDefinitions".to_owned()
         } else {
             format!("cannot be watched now, what was told before stays in force: {error}")
         };
-        let fault = Fault { place: kind.to_owned(), line: None, message };
-        self.fault(kind, Some(fault)).await;
+        self.fault(kind, Some(Fault { place: kind.to_owned(), line: None, message })).await;
     }
 
     async fn works(&self, kind: &'static str) {
@@ -180,9 +177,15 @@ impl Teller {
                 return;
             }
             match fault {
-                Some(fault) => faults.insert(kind, fault),
-                None => faults.remove(kind),
-            };
+                Some(fault) => {
+                    tracing::warn!(%fault, "source");
+                    faults.insert(kind, fault);
+                }
+                None => {
+                    tracing::info!(kind, "can be watched again");
+                    faults.remove(kind);
+                }
+            }
             faults.values().cloned().collect()
         };
         // Nobody listening is noticed where changes are sent.

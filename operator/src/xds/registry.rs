@@ -3,7 +3,7 @@
 //! The index by name is what makes a push cost what it should: a changed name leads straight to
 //! the streams that want it. The answers beside it are what `Programmed` is counted from.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -57,6 +57,8 @@ pub struct Stream {
     pub protocol: Protocol,
     /// When it was lost; `None` while it is open.
     pub lost: Option<Instant>,
+    /// What it wants by name, or was sent.
+    names: BTreeSet<ResourceName>,
     mailbox: Arc<Mailbox>,
 }
 
@@ -104,7 +106,14 @@ impl Registry {
     pub fn open(&mut self, protocol: Protocol, peer: Option<SocketAddr>) -> (StreamId, Arc<Mailbox>) {
         self.latest += 1;
         let mailbox = Arc::new(Mailbox::default());
-        let stream = Stream { node: "".into(), peer, protocol, lost: None, mailbox: mailbox.clone() };
+        let stream = Stream {
+            node: "".into(),
+            peer,
+            protocol,
+            lost: None,
+            names: BTreeSet::new(),
+            mailbox: mailbox.clone(),
+        };
         self.streams.insert(self.latest, stream);
         (self.latest, mailbox)
     }
@@ -151,12 +160,9 @@ impl Registry {
                     self.answer(id, kind, &name);
                 }
                 Change::Forgotten(kind, name) => {
-                    let names = &mut self.wanted.entry(kind).or_default().names;
-                    if let Some(streams) = names.get_mut(&name) {
-                        streams.remove(&id);
-                        if streams.is_empty() {
-                            names.remove(&name);
-                        }
+                    self.unwant(id, kind, &name);
+                    if let Some(stream) = self.streams.get_mut(&id) {
+                        stream.names.remove(&(kind, name.clone()));
                     }
                     self.touched.insert((kind, name));
                 }
@@ -222,10 +228,9 @@ impl Registry {
     }
 
     /// What a stream wants by name, or was sent, with what it said.
-    pub fn answers(&self, id: StreamId) -> impl Iterator<Item = (ResourceKind, &Arc<str>, &Answer)> {
-        self.wanted.iter().flat_map(move |(kind, wanted)| {
-            wanted.names.iter().filter_map(move |(name, streams)| Some((*kind, name, streams.get(&id)?)))
-        })
+    pub fn answers(&self, id: StreamId) -> impl Iterator<Item = (&ResourceName, &Answer)> {
+        let names = self.streams.get(&id).into_iter().flat_map(|stream| &stream.names);
+        names.filter_map(move |name| Some((name, self.wanted.get(&name.0)?.names.get(&name.1)?.get(&id)?)))
     }
 
     /// The types of which a stream wants everything.
@@ -235,25 +240,37 @@ impl Registry {
 
     fn answer(&mut self, id: StreamId, kind: ResourceKind, name: &Arc<str>) -> &mut Answer {
         self.touched.insert((kind, name.clone()));
+        if let Some(stream) = self.streams.get_mut(&id) {
+            stream.names.insert((kind, name.clone()));
+        }
         let names = &mut self.wanted.entry(kind).or_default().names;
         names.entry(name.clone()).or_default().entry(id).or_default()
     }
 
+    fn unwant(&mut self, id: StreamId, kind: ResourceKind, name: &str) {
+        let names = &mut self.wanted.entry(kind).or_default().names;
+        if let Some(streams) = names.get_mut(name) {
+            streams.remove(&id);
+            if streams.is_empty() {
+                names.remove(name);
+            }
+        }
+    }
+
     fn forget(&mut self, id: StreamId) {
-        self.touch_all(id);
+        let Some(stream) = self.streams.remove(&id) else { return };
+        for (kind, name) in stream.names {
+            self.unwant(id, kind, &name);
+            self.touched.insert((kind, name));
+        }
         for wanted in self.wanted.values_mut() {
             wanted.wildcard.remove(&id);
-            wanted.names.retain(|_, streams| {
-                streams.remove(&id);
-                !streams.is_empty()
-            });
         }
-        self.streams.remove(&id);
     }
 
     fn touch_all(&mut self, id: StreamId) {
-        let names: Vec<ResourceName> = self.answers(id).map(|(kind, name, _)| (kind, name.clone())).collect();
-        self.touched.extend(names);
+        let names = self.streams.get(&id).into_iter().flat_map(|stream| &stream.names);
+        self.touched.extend(names.cloned());
     }
 }
 
