@@ -23,6 +23,7 @@ pub mod operator;
 pub mod sidecar;
 pub mod load;
 pub mod backend;
+pub mod rpc;
 pub mod program;
 pub mod manifest;
 pub mod until;

@@ -16,11 +16,15 @@ use tokio::net::TcpStream;
 
 use crate::accept::Connection;
 use crate::body::Body;
-use crate::pool::http2::{CONNECTION_WINDOW, HEADER_BYTES, SEND_BUFFER, STREAM_WINDOW};
+use crate::pool::http2::{HEADER_BYTES, SEND_BUFFER, STREAM_WINDOW};
 use crate::spawn;
 
 /// What Envoy allows a caller, too: enough for anybody, and a bound on what one connection can hold here.
 const STREAMS: u32 = 1024;
+
+/// Bytes that a caller may send on all streams before they are taken on. A caller is often a sidecar and its
+/// connection that of many, so a few uploads that stand still must not use it up; Envoy allows 24 MiB.
+const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
 
 /// A caller that answers no PING for so long is gone; it is asked after as long a silence.
 const PING: Duration = Duration::from_secs(60);

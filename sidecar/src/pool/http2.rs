@@ -19,8 +19,9 @@ use crate::spawn;
 
 /// Bytes that an endpoint may send on one stream before we read them: what a stalled caller can make us hold.
 pub const STREAM_WINDOW: u32 = 256 * 1024;
-/// The same for all streams of a connection.
-pub const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// The same for all streams of a connection to an endpoint, which all callers share: as much as they can hold
+/// together. With less, a few callers that do not read would use it up, and nobody else would be answered.
+const CONNECTION_WINDOW: u32 = MOST_STREAMS * STREAM_WINDOW;
 /// Bytes of a stream that we hold because the peer does not take them.
 pub const SEND_BUFFER: usize = 256 * 1024;
 /// The longest header block, as with HTTP/1.1.
