@@ -3,7 +3,10 @@
 //! Every flag can be given in the environment; lists are separated by commas there. What makes no sense is
 //! refused with what to write instead.
 
+pub mod redirect;
+
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -11,7 +14,51 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{CommandFactory, FromArgMatches, Parser};
+
+/// What the program is asked to do. Without a subcommand it carries calls.
+#[derive(Debug)]
+pub enum Task {
+    /// To be the proxy.
+    Run(Box<Flags>),
+    /// To redirect the pod's traffic.
+    Redirect(redirect::Options),
+    /// To tell the proxy beside it to drain.
+    Drain(Drain),
+}
+
+impl Task {
+    /// Takes the words of a command line, the program's name first.
+    pub fn try_parse_from<I, T>(words: I) -> Result<Self, clap::Error>
+    where
+        I: IntoIterator<Item = T>,
+        T: Into<OsString> + Clone,
+    {
+        let command = Flags::command()
+            .subcommand(redirect::Options::command().name("redirect"))
+            .subcommand(Drain::command().name("drain"))
+            .subcommand_negates_reqs(true)
+            .args_conflicts_with_subcommands(true)
+            .disable_help_subcommand(true);
+        let matches = command.try_get_matches_from(words)?;
+        match matches.subcommand() {
+            Some(("redirect", words)) => {
+                Ok(Self::Redirect(redirect::Options::from_arg_matches(words)?.sorted()))
+            }
+            Some((_, words)) => Ok(Self::Drain(Drain::from_arg_matches(words)?)),
+            None => Ok(Self::Run(Box::new(Flags::from_arg_matches(&matches)?))),
+        }
+    }
+}
+
+/// Tells the proxy beside it to drain, and returns at once: for a preStop hook.
+#[derive(Debug, Parser)]
+#[command(name = "fairlead-proxy drain", version)]
+pub struct Drain {
+    /// Where the proxy's admin page is
+    #[arg(long, env = "FAIRLEAD_ADMIN_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:15000", value_parser = admin)]
+    pub admin_listen: SocketAddr,
+}
 
 /// Fairlead's sidecar in standalone mode: carries the calls of one workload.
 #[derive(Debug, Parser)]
@@ -363,6 +410,23 @@ mod tests {
             let said = parse(flags).unwrap_err();
             assert!(said.contains(wanted), "{flags:?}: {said}");
         }
+    }
+
+    #[test]
+    fn a_subcommand_needs_none_of_the_proxys_flags_and_takes_none() {
+        let task = |words: &[&str]| Task::try_parse_from(["fairlead-proxy"].iter().chain(words));
+        let Ok(Task::Redirect(options)) = task(&["redirect", "--proxy-uid", "99", "--print"]) else {
+            panic!()
+        };
+        assert!(options.print && options.proxy_uid == 99);
+        let Ok(Task::Drain(drain)) = task(&["drain"]) else { panic!() };
+        assert_eq!(drain.admin_listen.to_string(), "127.0.0.1:15000");
+        let Ok(Task::Run(flags)) = task(&["--operator", "http://127.0.0.1:15010", "--pod", "a/b"]) else {
+            panic!()
+        };
+        assert_eq!(flags.pod, "a/b");
+        assert!(task(&["--pod", "a/b", "drain"]).is_err());
+        assert!(task(&["--pod", "a/b"]).unwrap_err().to_string().contains("--operator"));
     }
 
     #[test]

@@ -2,6 +2,8 @@
 //!
 //! Read from the top: each module uses only what stands below it.
 
+pub mod redirect;
+pub mod prestop;
 pub mod run;
 pub mod admin;
 pub mod accept;
