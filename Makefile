@@ -6,9 +6,9 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help doctor setup check demo test e2e cluster-up cluster-down lint generate doc fuzz
+.PHONY: help doctor setup check demo test e2e cluster-up cluster-down image lint generate doc fuzz
 
-export T KEEP NODES
+export T KEEP NODES PROFILE CLUSTER_BACKEND
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' Makefile | awk -F '\t' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -38,11 +38,15 @@ cluster-up: ## a Kubernetes cluster on this machine (root); NODES=2
 cluster-down: ## stops it
 	@tests/cluster/cluster down
 
+image: ## container images of operator and proxy without Docker; PROFILE=release as shipped
+	@dev/image
+
 lint: ## format, clippy, shell scripts; cargo-deny where it is installed
 	@dev/lint
 
 generate: ## writes the generated files that are committed
-	@cargo run --locked -q -p fairlead-crds --bin crdgen
+	@cargo build --workspace --locked --quiet
+	@"$$(dev/target-dir)/debug/crdgen"
 
 doc: ## the API documentation, warnings refused
 	@RUSTDOCFLAGS="-D warnings" cargo doc --workspace --locked --no-deps --document-private-items

@@ -32,6 +32,13 @@ pub fn files() -> Result<Vec<(String, String)>, Box<dyn std::error::Error>> {
         .collect()
 }
 
+/// The same file as the Helm chart has it: `helm uninstall` keeps the definition, for with it every object of
+/// the kind would go.
+#[must_use]
+pub fn for_chart(text: &str) -> String {
+    text.replacen("metadata:\n", "metadata:\n  annotations:\n    helm.sh/resource-policy: keep\n", 1)
+}
+
 /// Takes out what kube's derive leaves in and the API server has no use for: `nullable` (an explicit null
 /// then means "not set", as in every built-in kind) and the formats of Rust's unsigned integers.
 fn tidy(definition: CustomResourceDefinition) -> Result<CustomResourceDefinition, serde_json::Error> {
@@ -66,20 +73,26 @@ mod tests {
 
     #[test]
     fn generated_files_are_current() {
-        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("generated");
         let files = files().unwrap();
-        for (name, text) in &files {
-            let committed = std::fs::read_to_string(folder.join(name)).unwrap_or_default();
-            assert!(
-                committed == *text,
-                "crds/generated/{name} is not what the types say: run `make generate`"
-            );
+        let for_chart: Vec<_> =
+            files.iter().map(|(name, text)| (name.clone(), super::for_chart(text))).collect();
+        for (folder, files) in [("generated", files), ("../charts/fairlead/files/crds", for_chart)] {
+            let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+            for (name, text) in &files {
+                let committed = std::fs::read_to_string(path.join(name)).unwrap_or_default();
+                assert!(committed == *text, "{folder}/{name} is not what the types say: run `make generate`");
+            }
+            assert_eq!(std::fs::read_dir(path).unwrap().count(), files.len(), "a file too many in {folder}");
         }
-        assert_eq!(
-            std::fs::read_dir(folder).unwrap().count(),
-            files.len(),
-            "a file too many in crds/generated"
-        );
+    }
+
+    #[test]
+    fn uninstalling_the_chart_keeps_the_definitions() {
+        for (name, text) in files().unwrap() {
+            let definition: serde_json::Value = serde_saphyr::from_str(&super::for_chart(&text)).unwrap();
+            let kept = &definition["metadata"]["annotations"]["helm.sh/resource-policy"];
+            assert_eq!(kept, "keep", "{name}");
+        }
     }
 
     #[test]

@@ -9,8 +9,11 @@
     clippy::disallowed_methods
 )]
 
+// Each line is a run of its own in `make e2e`: what stands in `before` and `alone`, and between them, side by
+// side, all that uses the installed mesh.
+mod before;
+
+mod chart;
 mod cluster;
-mod crds;
-mod policies;
-mod rollout;
-mod zones;
+
+mod alone;

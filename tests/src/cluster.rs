@@ -41,10 +41,16 @@ impl Cluster {
     }
 
     /// Starts the operator on the cluster, as soon as no other test has one: two would write the same status.
+    /// One that an earlier run left installed goes.
     pub async fn operator(&self) -> OnlyOperator {
         static ONE: Mutex<()> = Mutex::const_new(());
         let turn = ONE.lock().await;
         install_crds();
+        kubectl(
+            &["delete", "deployment", "fairlead-operator", "-n", "fairlead-system", "--ignore-not-found"],
+            "",
+        )
+        .unwrap_or_else(|error| panic!("{error}"));
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         OnlyOperator { operator: Operator::start(None, [any; 3], &self.logs).await, _turn: turn }
     }
@@ -112,7 +118,15 @@ pub fn install_crds() {
     DONE.get_or_init(|| {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crds/generated");
         let folder = folder.display().to_string();
-        kubectl(&["apply", "--server-side", "-f", &folder], "").unwrap_or_else(|error| panic!("{error}"));
+        kubectl(&["apply", "--server-side", "--force-conflicts", "-f", &folder], "")
+            .unwrap_or_else(|error| panic!("{error}"));
+        // Helm takes over only what says that it is its own.
+        kubectl(&["label", "--overwrite", "-f", &folder, "app.kubernetes.io/managed-by=Helm"], "")
+            .unwrap_or_else(|error| panic!("{error}"));
+        let release =
+            ["meta.helm.sh/release-name=fairlead", "meta.helm.sh/release-namespace=fairlead-system"];
+        kubectl(&["annotate", "--overwrite", "-f", &folder, release[0], release[1]], "")
+            .unwrap_or_else(|error| panic!("{error}"));
         kubectl(&["wait", "--for=condition=Established", "--timeout=30s", "-f", &folder], "")
             .unwrap_or_else(|error| panic!("{error}"));
     });
@@ -131,9 +145,15 @@ pub fn load_test_server() -> &'static str {
             .arg(&archive)
             .args(["--entrypoint", "/server"])
             .args(["--with-libraries", &server]));
-        run(Command::new(tools.join("cluster")).arg("load").arg(&archive));
+        load_image(&archive);
     });
     NAME
+}
+
+/// Loads an image archive on every node.
+pub fn load_image(archive: &Path) {
+    let cluster = Path::new(env!("CARGO_MANIFEST_DIR")).join("cluster/cluster");
+    run(Command::new(cluster).arg("load").arg(archive));
 }
 
 /// An address of the node that the tests run on, which its pods and other nodes reach.
@@ -150,13 +170,18 @@ fn run(command: &mut Command) {
 
 /// `kubectl ARGUMENTS`, in no namespace: its output, or its errors.
 pub fn kubectl(arguments: &[&str], input: &str) -> Result<String, String> {
-    let mut child = Command::new("kubectl")
+    call("kubectl", arguments, input)
+}
+
+/// Any program of the cluster's PATH: its output, or its errors.
+pub fn call(program: &str, arguments: &[&str], input: &str) -> Result<String, String> {
+    let mut child = Command::new(program)
         .args(arguments)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .map_err(|error| format!("kubectl: {error}"))?;
+        .map_err(|error| format!("{program}: {error}"))?;
     child
         .stdin
         .take()

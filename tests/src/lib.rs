@@ -18,6 +18,7 @@ pub mod envoy;
 pub mod grpc;
 pub mod ads;
 pub mod world;
+pub mod installed;
 pub mod cluster;
 pub mod operator;
 pub mod sidecar;

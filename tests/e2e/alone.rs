@@ -1,0 +1,3 @@
+//! Tests of what touches the whole cluster: they run last, one by one.
+
+mod install;

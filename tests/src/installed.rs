@@ -1,0 +1,135 @@
+//! Fairlead in the cluster as `helm install` leaves it: one installation, which all tests of a run share.
+//!
+//! ```text
+//! Installed::get() --> images loaded on every node, chart installed or upgraded, operator ready
+//!        .meshed() --> a namespace for one test whose pods get a sidecar
+//! ```
+//!
+//! A test that changes the installation stands in `e2e/alone`, and leaves it as [`Installed::reset`] does.
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::OnceLock;
+
+use serde_json::Value;
+
+use crate::cluster::{Cluster, call, kubectl, load_image};
+use crate::program;
+
+/// Where the operator is.
+pub const NAMESPACE: &str = "fairlead-system";
+/// The release's name.
+pub const RELEASE: &str = "fairlead";
+
+/// The installation.
+#[derive(Debug)]
+pub struct Installed(());
+
+impl Installed {
+    /// The one of this run, made when the first test asks for it.
+    pub fn get() -> &'static Self {
+        static DONE: OnceLock<Result<(), String>> = OnceLock::new();
+        let done = DONE.get_or_init(|| {
+            load_images();
+            upgrade(&[])
+        });
+        if let Err(error) = done {
+            panic!("{error}");
+        }
+        &Self(())
+    }
+
+    /// The installation with the values of the tests again, after a test that changed it.
+    pub fn reset(&self) {
+        upgrade(&[]).unwrap_or_else(|error| panic!("{error}"));
+    }
+
+    /// A namespace whose new pods get a sidecar.
+    pub fn meshed(&self) -> Cluster {
+        let cluster = Cluster::new();
+        // The container that redirects a pod's calls needs NET_ADMIN.
+        let labels = ["fairlead.dev/inject=enabled", "pod-security.kubernetes.io/enforce=privileged"];
+        kubectl(&["label", "namespace", &cluster.namespace, labels[0], labels[1]], "").unwrap();
+        cluster
+    }
+
+    /// `kubectl ARGUMENTS` in the operator's namespace.
+    pub fn kubectl(&self, arguments: &[&str]) -> Result<String, String> {
+        kubectl(&[&["-n", NAMESPACE], arguments].concat(), "")
+    }
+
+    /// The names of the operator's pods that do not end.
+    pub fn pods(&self) -> Vec<String> {
+        let selector = "app.kubernetes.io/name=fairlead,app.kubernetes.io/component=operator";
+        let pods = self.kubectl(&["get", "pods", "-l", selector, "-o", "json"]).unwrap();
+        let pods: Value = serde_json::from_str(&pods).unwrap();
+        let lives = |pod: &&Value| pod["metadata"]["deletionTimestamp"].is_null();
+        let items = pods["items"].as_array().into_iter().flatten().filter(lives);
+        items.map(|pod| pod["metadata"]["name"].as_str().unwrap().to_owned()).collect()
+    }
+
+    /// What one of the operator's pods answers at its port 15015: `/metrics`, `/readyz`.
+    pub fn page(&self, pod: &str, path: &str) -> Result<String, String> {
+        kubectl(
+            &["get", "--raw", &format!("/api/v1/namespaces/{NAMESPACE}/pods/{pod}:15015/proxy{path}")],
+            "",
+        )
+    }
+}
+
+/// Installs the chart, or upgrades what is installed, with the values of the tests and `more` flags
+/// (`--set`, `webhook.failurePolicy=Ignore`), and waits until the operator is ready.
+pub fn upgrade(more: &[&str]) -> Result<(), String> {
+    let chart = chart();
+    // An image of the same name with other content must restart the pods.
+    let images = format!("operator.podAnnotations.images={}", images_digest());
+    let values = [
+        "image.operator.pullPolicy=Never",
+        "operator.resources.requests.cpu=20m",
+        "operator.log=info\\,fairlead_operator=debug",
+        &images,
+    ];
+    let mut arguments = vec!["upgrade", "--install", RELEASE, &chart, "-n", NAMESPACE, "--create-namespace"];
+    arguments.extend(["--wait", "--timeout", "120s"]);
+    for value in values {
+        arguments.extend(["--set-string", value]);
+    }
+    arguments.extend(more);
+    helm(&arguments).map(drop).map_err(|error| format!("{error}\n{}", trouble()))
+}
+
+/// `helm ARGUMENTS`: its output, or its errors.
+pub fn helm(arguments: &[&str]) -> Result<String, String> {
+    call("helm", arguments, "")
+}
+
+/// The chart's folder.
+pub fn chart() -> String {
+    concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/fairlead").to_owned()
+}
+
+/// Loads the images of operator and proxy on every node.
+fn load_images() {
+    for name in ["operator", "proxy"] {
+        let archive = images().join(format!("{name}.tar"));
+        assert!(archive.exists(), "{} is missing: make image", archive.display());
+        load_image(&archive);
+    }
+}
+
+/// Where `make image` puts them.
+fn images() -> PathBuf {
+    program::folder().parent().expect("target/debug lies in target").join("images")
+}
+
+fn images_digest() -> String {
+    let stamp = |name: &str| fs::read_to_string(images().join(format!(".{name}.stamp"))).unwrap_or_default();
+    ["operator", "proxy"].map(|name| stamp(name).chars().take(12).collect::<String>()).join("-")
+}
+
+/// What a person would look at first when the operator does not become ready.
+fn trouble() -> String {
+    let look = |arguments: &[&str]| kubectl(arguments, "").unwrap_or_else(|error| error);
+    let log = ["logs", "-n", NAMESPACE, "deployment/fairlead-operator", "--tail=30", "--all-pods"];
+    look(&["get", "pods,events", "-n", NAMESPACE]) + &look(&log)
+}
