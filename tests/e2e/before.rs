@@ -3,5 +3,6 @@
 
 mod crds;
 mod policies;
+mod redirect;
 mod rollout;
 mod zones;

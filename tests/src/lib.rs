@@ -25,6 +25,7 @@ pub mod sidecar;
 pub mod load;
 pub mod backend;
 pub mod rpc;
+pub mod pod;
 pub mod program;
 pub mod manifest;
 pub mod until;
