@@ -41,7 +41,7 @@ cluster-down: ## stops it
 image: ## container images of operator and proxy without Docker; PROFILE=release as shipped
 	@dev/image
 
-lint: ## format, clippy, shell scripts; cargo-deny where it is installed
+lint: ## format, clippy, shell scripts; cargo-deny and actionlint where they are installed
 	@dev/lint
 
 generate: ## writes the generated files that are committed

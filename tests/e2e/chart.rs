@@ -39,18 +39,23 @@ const RIGHTS: [(&str, &str, &str, &str); 14] = [
         "conditions and rollout, and nothing else of the object",
     ),
     ("ClusterRole", "authentication.k8s.io/tokenreviews", "create", "who a sidecar is"),
-    ("ClusterRole", "events.k8s.io/events", "create patch", "missed injection, said at the pod"),
+    ("ClusterRole", "events.k8s.io/events", "create", "missed injection, said at the pod"),
     ("ClusterRole", "/configmaps", "create", "the bundle in a newly labelled namespace"),
-    ("ClusterRole", "/configmaps[fairlead-ca]", "get update patch", "the bundle after a rotation"),
+    (
+        "ClusterRole",
+        "/configmaps[fairlead-ca]",
+        "list watch patch delete",
+        "the bundle, while the label is there",
+    ),
     (
         "ClusterRole",
         "admissionregistration.k8s.io/mutatingwebhookconfigurations[fairlead-operator]",
-        "get patch",
+        "list watch patch",
         "caBundle of the own webhook",
     ),
     ("Role", "/secrets", "create", "its CA and key, at the first start"),
-    ("Role", "/secrets[fairlead-operator-tls]", "get list watch update patch", "its CA and key, rotated"),
-    ("Role", "coordination.k8s.io/leases[fairlead-operator]", "get update patch", "one writer of status"),
+    ("Role", "/secrets[fairlead-operator-tls]", "get list watch update", "its CA and key, rotated"),
+    ("Role", "coordination.k8s.io/leases[fairlead-operator]", "get update", "one writer of status"),
 ];
 /// A right that cannot be limited to a name is one of its own.
 const CREATE_LEASES: (&str, &str, &str) = ("Role", "coordination.k8s.io/leases", "create");
@@ -164,6 +169,8 @@ fn options_render_what_they_say_and_only_when_asked() {
     assert_eq!(of_kind(&asked, "NetworkPolicy").len(), 1);
     assert_eq!(of_kind(&asked, "ServiceMonitor").len(), 1);
     assert_eq!(of_kind(&asked, "Certificate").len(), 2);
+    let role = of_kind(&asked, "Role")[0]["rules"].to_string();
+    assert!(!role.contains("secrets"), "the certificate is mounted, no Secret is read: {role}");
     let own = render(&["--set", "certManager.enabled=true,certManager.issuerRef.name=company"]).unwrap();
     let certificates = of_kind(&own, "Certificate");
     assert_eq!(certificates.len(), 1);
