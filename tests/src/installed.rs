@@ -5,7 +5,7 @@
 //!        .meshed() --> a namespace for one test whose pods get a sidecar
 //! ```
 //!
-//! A test that changes the installation stands in `e2e/alone`, and leaves it as [`Installed::reset`] does.
+//! A test that changes the installation stands in `e2e/alone` and says so with [`Installed::changed`].
 
 use std::fs;
 use std::path::PathBuf;
@@ -39,9 +39,11 @@ impl Installed {
         &Self(())
     }
 
-    /// The installation with the values of the tests again, after a test that changed it.
-    pub fn reset(&self) {
-        upgrade(&[]).unwrap_or_else(|error| panic!("{error}"));
+    /// For a test that changes the installation: when the guard goes, also because the test failed, the
+    /// installation is as it was.
+    #[must_use]
+    pub fn changed(&self) -> Changed {
+        Changed(())
     }
 
     /// A namespace whose new pods get a sidecar.
@@ -74,6 +76,19 @@ impl Installed {
             &["get", "--raw", &format!("/api/v1/namespaces/{NAMESPACE}/pods/{pod}:15015/proxy{path}")],
             "",
         )
+    }
+}
+
+/// The installation is not what the tests share; it will be again when this is dropped.
+#[derive(Debug)]
+pub struct Changed(());
+
+impl Drop for Changed {
+    fn drop(&mut self) {
+        if let Err(error) = upgrade(&[]) {
+            assert!(std::thread::panicking(), "{error}");
+            println!("the installation could not be restored: {error}");
+        }
     }
 }
 
