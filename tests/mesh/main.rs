@@ -15,6 +15,7 @@ mod harness;
 mod memory;
 mod operator_restart;
 mod proxy_balance;
+mod proxy_drain;
 mod proxy_grpc;
 mod proxy_inbound_down;
 mod proxy_limits;

@@ -1,6 +1,6 @@
 //! What is sent again, and what never: backends that break at every moment, and what they processed.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 
 use fairlead_tests::backend::{Backend, Behaviour};
@@ -64,6 +64,18 @@ fn none_twice_none_wrong(backends: &[Backend], outcomes: &[Outcome]) {
     }
 }
 
+/// Each misbehaviour took place, so that what held has been tried.
+fn each_happened(backends: &[Backend], names: &[&str]) {
+    let mut sum = BTreeMap::<&str, usize>::new();
+    for (name, times) in backends.iter().flat_map(Backend::happened) {
+        *sum.entry(name).or_default() += times;
+    }
+    println!("{sum:?}");
+    for name in names {
+        assert!(sum.get(name).is_some_and(|times| *times > 20), "{name}: {sum:?}");
+    }
+}
+
 /// 19 good answers, then this.
 fn seldom(behaviours: &[Behaviour]) -> Behaviour {
     let cycle = behaviours.iter().flat_map(|one| [vec![Behaviour::Ok; 19], vec![one.clone()]].concat());
@@ -89,6 +101,18 @@ async fn ten_thousand_posts_none_twice_over_http1() {
     let summary = Summary::of(outcomes);
     println!("{:?}", summary.statuses);
     assert!(summary.status(200) > 9_000, "{:?}", summary.statuses);
+    each_happened(
+        &backends,
+        &[
+            "ResetOnAccept",
+            "CloseReused",
+            "ResetBeforeHead",
+            "ResetAfterHead",
+            "ResetInBody",
+            "Status",
+            "Stall",
+        ],
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -111,6 +135,19 @@ async fn ten_thousand_posts_none_twice_over_http2() {
     let summary = Summary::of(outcomes);
     println!("{:?}", summary.statuses);
     assert!(summary.status(200) > 9_000, "{:?}", summary.statuses);
+    each_happened(
+        &backends,
+        &[
+            "RefuseStream",
+            "GoAwayAfter",
+            "ResetBeforeHead",
+            "ResetAfterHead",
+            "ResetInBody",
+            "Status",
+            "Stall",
+            "GoAway",
+        ],
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use fairlead_tests::client::{Call, get};
 use fairlead_tests::load::Load;
+use fairlead_tests::program::measured;
 use fairlead_tests::until::{eventually, holds};
 use fairlead_tests::world::{SidecarFlags, World};
 
@@ -32,7 +33,8 @@ async fn an_endpoint_change_reaches_calls() {
         times.push(start.elapsed());
     }
     times.sort();
-    println!("endpoint change on disk to first call: median {:?}, slowest {:?}", times[10], times[19]);
+    let (median, slowest) = (times[times.len() / 2], times[times.len() - 1]);
+    measured(&format!("endpoint change on disk to first call: median {median:?}, slowest {slowest:?}"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -53,7 +55,7 @@ async fn the_operator_may_die_under_load() {
     world.ready_endpoints("shop/reviews", &addresses[2..]);
     world.start_operator().await;
     let took = holds("what changed meanwhile arrives", || async { backends[2].total() > 0 }).await;
-    println!("first call on the new endpoint {took:?} after the operator was ready");
+    measured(&format!("first call on the new endpoint {took:?} after the operator was ready"));
     let back = load.made();
     holds("calls go on", || async { load.made() > back + 100 }).await;
     let summary = load.stop().await;

@@ -7,7 +7,7 @@
 //! A request's identity is its header `x-id` (what a load sends), the backend's own its header `x-backend`
 //! and its JSON body, which also says what arrived: method, path, headers, body.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -34,7 +34,8 @@ pub enum Behaviour {
     Slow(Duration),
     /// Processes it and does not answer until [`Backend::release`].
     Stall,
-    /// Resets the connection as soon as it is accepted: nothing is processed.
+    /// Resets a connection as soon as it is accepted: nothing is processed. Met on a connection that is open
+    /// already, the request is answered and the next connection is reset.
     ResetOnAccept,
     /// Processes the request, then resets before the first byte of the answer.
     ResetBeforeHead,
@@ -47,7 +48,7 @@ pub enum Behaviour {
     CloseReused,
     /// HTTP/2: REFUSED_STREAM, nothing is processed.
     RefuseStream,
-    /// HTTP/2: GOAWAY with last stream 0 at the first request of a connection: nothing is processed.
+    /// HTTP/2: GOAWAY with a last stream below this request's: it is not processed, nor what comes after it.
     GoAway,
     /// HTTP/2: answers, then GOAWAY: the connection takes no more.
     GoAwayAfter,
@@ -104,6 +105,9 @@ struct State {
     open: AtomicUsize,
     most_open: AtomicUsize,
     released: watch::Sender<u64>,
+    /// Connections to come that are reset when they are accepted.
+    resets_due: AtomicUsize,
+    happened: Mutex<BTreeMap<&'static str, usize>>,
 }
 
 impl Backend {
@@ -122,6 +126,8 @@ impl Backend {
             open: AtomicUsize::new(0),
             most_open: AtomicUsize::new(0),
             released: watch::Sender::new(0),
+            resets_due: AtomicUsize::new(0),
+            happened: Mutex::default(),
         });
         state.set(behaviour);
         let serving = tokio::spawn(serve(listener, Arc::clone(&state)));
@@ -141,6 +147,11 @@ impl Backend {
     /// How often the request with this `x-id` was processed.
     pub fn processed(&self, id: &str) -> usize {
         self.state.processed.lock().unwrap().get(id).copied().unwrap_or(0)
+    }
+
+    /// How often each misbehaviour really took place, by its name.
+    pub fn happened(&self) -> BTreeMap<&'static str, usize> {
+        self.state.happened.lock().unwrap().clone()
     }
 
     /// All ids with the number of times that they were processed.
@@ -214,6 +225,28 @@ impl State {
         first
     }
 
+    /// A misbehaviour took place.
+    fn count(&self, behaviour: &Behaviour) {
+        let name = match behaviour {
+            Behaviour::Status(_) => "Status",
+            Behaviour::Stall => "Stall",
+            Behaviour::ResetOnAccept => "ResetOnAccept",
+            Behaviour::ResetBeforeHead => "ResetBeforeHead",
+            Behaviour::ResetAfterHead => "ResetAfterHead",
+            Behaviour::ResetInBody => "ResetInBody",
+            Behaviour::CloseReused => "CloseReused",
+            Behaviour::RefuseStream => "RefuseStream",
+            Behaviour::GoAway => "GoAway",
+            Behaviour::GoAwayAfter => "GoAwayAfter",
+            Behaviour::Ok
+            | Behaviour::Text(_)
+            | Behaviour::Slow(_)
+            | Behaviour::Cycle(_)
+            | Behaviour::Then(_) => return,
+        };
+        *self.happened.lock().unwrap().entry(name).or_default() += 1;
+    }
+
     fn process(&self, request: &Seen) {
         if let Some(id) = request.header("x-id") {
             *self.processed.lock().unwrap().entry(id.to_owned()).or_default() += 1;
@@ -225,10 +258,14 @@ impl State {
     /// Status and body; waits as long as the behaviour says.
     async fn answer(&self, behaviour: &Behaviour, request: &Seen) -> (u16, String) {
         match behaviour {
-            Behaviour::Status(status) => return (*status, format!("{status} from {}\n", self.name)),
+            Behaviour::Status(status) => {
+                self.count(behaviour);
+                return (*status, format!("{status} from {}\n", self.name));
+            }
             Behaviour::Text(text) => return (200, text.clone()),
             Behaviour::Slow(time) => tokio::time::sleep(*time).await,
             Behaviour::Stall => {
+                self.count(behaviour);
                 let _ = self.released.subscribe().changed().await;
             }
             _ => {}
@@ -264,8 +301,13 @@ async fn connection(stream: TcpStream, state: Arc<State>) {
     let _open = Open(Arc::clone(&state));
 
     let _ = stream.set_nodelay(true);
-    if matches!(state.peek(), Behaviour::ResetOnAccept) {
-        state.next();
+    let due =
+        state.resets_due.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |due| due.checked_sub(1)).is_ok();
+    if due || matches!(state.peek(), Behaviour::ResetOnAccept) {
+        if !due {
+            state.next();
+        }
+        state.count(&Behaviour::ResetOnAccept);
         let _ = stream.set_zero_linger();
         return;
     }

@@ -18,6 +18,10 @@ use tokio::sync::watch;
 
 use crate::until::eventually;
 
+/// How long a program may take to say where it listens: an unoptimised operator that first reads 10,000
+/// Services takes some seconds, and many more on a machine that is busy otherwise.
+const START: Duration = Duration::from_secs(60);
+
 /// A running program. Dropped, it is killed; when the test fails, the end of its log is printed.
 #[derive(Debug)]
 pub struct Program {
@@ -77,7 +81,7 @@ impl Program {
     pub async fn address(&self, kind: &str, name: &str) -> SocketAddr {
         let mut said = self.said.clone();
         let find = |all: &Vec<Listening>| all.iter().any(|one| one.kind == kind && one.name == name);
-        let heard = tokio::time::timeout(Duration::from_secs(20), said.wait_for(find)).await;
+        let heard = tokio::time::timeout(START, said.wait_for(find)).await;
         match heard {
             Ok(Ok(all)) => {
                 all.iter().find(|one| one.kind == kind && one.name == name).expect("was found").address
@@ -169,7 +173,9 @@ pub fn path(binary: &str) -> PathBuf {
         panic!("{} is missing: {build}", file.display());
     };
     // Cargo writes beside each program the sources that went into it.
-    let sources = fs::read_to_string(file.with_extension("d")).unwrap_or_default();
+    let list = file.with_extension("d");
+    let sources =
+        fs::read_to_string(&list).unwrap_or_else(|error| panic!("{}: {error}: {build}", list.display()));
     for source in sources.split_whitespace().skip(1) {
         let changed = fs::metadata(source).and_then(|metadata| metadata.modified());
         assert!(
@@ -189,6 +195,11 @@ pub fn logs() -> PathBuf {
     let _ = fs::remove_dir_all(&logs);
     fs::create_dir_all(&logs).unwrap();
     logs
+}
+
+/// Says a figure to whoever runs the tests, also when the test passes (what it prints is kept for failures).
+pub fn measured(what: &str) {
+    let _ = writeln!(std::io::stderr(), "measured: {what}");
 }
 
 /// The Python of `make setup`'s environment, which has gRPC and the packages of tests/requirements.txt.

@@ -68,7 +68,8 @@ struct Sidecar {
 impl Stage {
     /// Starts everything and waits until it is ready.
     pub async fn start() -> Result<Self> {
-        let folder = tempfile::Builder::new().prefix("fairlead-demo-").tempdir()?;
+        // Goes at a good end only: whoever asks why something failed reads the logs in it.
+        let folder = tempfile::Builder::new().prefix("fairlead-demo-").disable_cleanup(true).tempdir()?;
         let (source, logs) = (folder.path().join("source"), folder.path().join("logs"));
         fs::create_dir(&source)?;
         fs::create_dir(&logs)?;

@@ -1,13 +1,17 @@
-//! A Deployment is rolled while a sidecar on the node calls it: no call fails.
+//! A Deployment of pods with several containers is rolled, and its pods are deleted, while a sidecar on the
+//! node calls it: no call fails, and bytes that are not HTTP arrive as they were sent.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use fairlead_tests::client::{Call, get};
 use fairlead_tests::cluster::{Cluster, load_test_server};
 use fairlead_tests::load::Load;
 use fairlead_tests::sidecar::{Sidecar, SidecarFlags};
-use fairlead_tests::until::holds;
+use fairlead_tests::until::{LIMIT, holds};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn s16_a_rolling_deployment_is_followed_without_a_failed_call() {
@@ -20,7 +24,10 @@ kind: Service
 metadata: {{name: web}}
 spec:
   selector: {{app: web}}
-  ports: [{{name: http, port: 80, targetPort: 8080}}]
+  ports:
+  - {{name: http, port: 80, targetPort: 8080}}
+  - {{name: mysql, port: 3306}}
+  - {{name: tcp-redis, port: 6379}}
 ---
 apiVersion: apps/v1
 kind: Deployment
@@ -37,16 +44,32 @@ spec:
       - name: web
         image: {image}
         imagePullPolicy: IfNotPresent
-        args: [\"0.0.0.0:8080\", \"2000\"]
+        args: [serve, \"0.0.0.0:8080\", \"2000\"]
         readinessProbe: {{httpGet: {{port: 8080}}, periodSeconds: 1}}
+      - name: mysql
+        image: {image}
+        imagePullPolicy: IfNotPresent
+        args: [echo, \"0.0.0.0:3306\"]
+        readinessProbe: {{tcpSocket: {{port: 3306}}, periodSeconds: 1}}
+      - name: redis
+        image: {image}
+        imagePullPolicy: IfNotPresent
+        args: [echo, \"0.0.0.0:6379\"]
+        readinessProbe: {{tcpSocket: {{port: 6379}}, periodSeconds: 1}}
 "
     ));
     cluster.kubectl(&["rollout", "status", "deployment/web", "--timeout=90s"], "").unwrap();
 
-    let upstream = format!("{}/web:80", cluster.namespace);
-    let flags = SidecarFlags::calling(&format!("{}/caller", cluster.namespace), &[&upstream]);
+    let upstreams = [80, 3306, 6379].map(|port| format!("{}/web:{port}", cluster.namespace));
+    let flags = SidecarFlags::calling(
+        &format!("{}/caller", cluster.namespace),
+        &upstreams.each_ref().map(String::as_str),
+    );
     let sidecar = Sidecar::start(&flags, operator.xds, &cluster.logs).await;
-    let address = sidecar.upstream(&upstream).await;
+    let address = sidecar.upstream(&upstreams[0]).await;
+    for upstream in &upstreams[1..] {
+        bytes_arrive_as_they_were_sent(sidecar.upstream(upstream).await).await;
+    }
     let pods = || -> BTreeSet<String> {
         let names = cluster
             .kubectl(&["get", "pods", "-l", "app=web", "-o", "jsonpath={.items[*].metadata.name}"], "");
@@ -64,8 +87,32 @@ spec:
         !before.contains(answer.backend())
     })
     .await;
+
+    let (rolled, victims) = (load.made(), pods());
+    let victims: Vec<&str> = victims.iter().take(2).map(String::as_str).collect();
+    cluster.kubectl(&[&["delete", "pod", "--wait=true"], &victims[..]].concat(), "").unwrap();
+    cluster.kubectl(&["rollout", "status", "deployment/web", "--timeout=90s"], "").unwrap();
+    holds("calls go on", || async { load.made() > rolled + 100 }).await;
+    for upstream in &upstreams[1..] {
+        bytes_arrive_as_they_were_sent(sidecar.upstream(upstream).await).await;
+    }
     let summary = load.stop().await;
     println!("{} calls during the rollout, by pod {:?}", summary.calls, summary.backends);
     assert!(summary.failed.is_empty(), "{:?}", summary.failed);
     assert!(summary.backends.keys().any(|pod| !before.contains(pod)));
+}
+
+/// A megabyte of every byte there is, sent to an echo: the same comes back, and then the end.
+async fn bytes_arrive_as_they_were_sent(address: SocketAddr) {
+    let sent: Vec<u8> = (0..1 << 20).map(|at: u32| at.wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect();
+    let (mut read, mut write) = TcpStream::connect(address).await.unwrap().into_split();
+    let copy = sent.clone();
+    let sending = tokio::spawn(async move {
+        write.write_all(&copy).await.unwrap();
+        write.shutdown().await.unwrap();
+    });
+    let mut echoed = Vec::new();
+    tokio::time::timeout(LIMIT, read.read_to_end(&mut echoed)).await.expect("the end comes").unwrap();
+    sending.await.unwrap();
+    assert!(echoed == sent, "{} bytes instead of the {} that were sent", echoed.len(), sent.len());
 }

@@ -37,7 +37,7 @@ spec:
   - name: web
     image: {image}
     imagePullPolicy: IfNotPresent
-    args: [\"0.0.0.0:8080\", \"0\"]
+    args: [serve, \"0.0.0.0:8080\", \"0\"]
     readinessProbe: {{httpGet: {{port: 8080}}, periodSeconds: 1}}
 "
         );

@@ -1,5 +1,7 @@
 //! The backend's HTTP/1.1, by hand, so that it can stop at any byte.
 
+use std::sync::atomic::Ordering;
+
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
@@ -13,7 +15,7 @@ pub(super) async fn serve(stream: TcpStream, state: &State) {
         if served > 0 {
             let Ok([_, ..]) = stream.fill_buf().await else { return };
             if matches!(state.peek(), Behaviour::CloseReused) {
-                state.next();
+                state.count(&state.next());
                 reset(&stream);
                 return;
             }
@@ -22,15 +24,23 @@ pub(super) async fn serve(stream: TcpStream, state: &State) {
         served += 1;
         let behaviour = state.next();
         state.process(&request);
-        if matches!(behaviour, Behaviour::ResetBeforeHead | Behaviour::ResetOnAccept) {
+        if matches!(behaviour, Behaviour::ResetBeforeHead) {
+            state.count(&behaviour);
             reset(&stream);
             return;
+        }
+        let closes = matches!(behaviour, Behaviour::ResetOnAccept);
+        if closes {
+            state.resets_due.fetch_add(1, Ordering::SeqCst);
         }
         let (status, body) = state.answer(&behaviour, &request).await;
         let mut answer = format!("HTTP/1.1 {status} Status\r\nx-backend: {}\r\n", state.name);
         let without_body = matches!(status, 204 | 304);
         if !without_body {
             answer += &format!("content-type: application/json\r\ncontent-length: {}\r\n", body.len());
+        }
+        if closes {
+            answer += "connection: close\r\n";
         }
         answer += "\r\n";
         let head = answer.len();
@@ -46,12 +56,13 @@ pub(super) async fn serve(stream: TcpStream, state: &State) {
             return;
         }
         if end < answer.len() {
+            state.count(&behaviour);
             // Give the bytes a chance to be read before RST throws them away.
             tokio::time::sleep(std::time::Duration::from_millis(2)).await;
             reset(&stream);
             return;
         }
-        if request.header("connection").is_some_and(|value| value.eq_ignore_ascii_case("close")) {
+        if closes || request.header("connection").is_some_and(|value| value.eq_ignore_ascii_case("close")) {
             let _ = stream.shutdown().await;
             return;
         }

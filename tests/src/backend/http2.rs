@@ -1,4 +1,7 @@
-//! The backend's HTTP/2: the h2 crate's server, and raw frames where it is too polite.
+//! The backend's HTTP/2: the h2 crate's server, and a raw frame where it is too polite.
+
+use std::io::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::StreamExt;
@@ -6,24 +9,23 @@ use futures::stream::FuturesUnordered;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
 use http::{Request, Response};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::{Behaviour, Seen, State};
 
 /// Serves one connection until it ends or the behaviour ends it.
 pub(super) async fn serve(stream: TcpStream, state: &State) {
-    if matches!(state.peek(), Behaviour::GoAway) {
-        state.next();
-        go_away(stream).await;
-        return;
-    }
+    // For frames that h2 would not send. Nothing else is written meanwhile: there is one task.
+    let Ok((stream, raw)) = twice(stream) else { return };
     let Ok(mut connection) = h2::server::handshake(stream).await else { return };
+    let gone = AtomicBool::new(false);
     let mut exchanges = FuturesUnordered::new();
     loop {
         tokio::select! {
             next = connection.accept() => match next {
-                Some(Ok((request, respond))) => exchanges.push(exchange(request, respond, state)),
+                // After GOAWAY: not taken on.
+                Some(Ok(_)) if gone.load(Ordering::SeqCst) => {}
+                Some(Ok((request, respond))) => exchanges.push(exchange(request, respond, state, &raw, &gone)),
                 Some(Err(_)) | None => return,
             },
             Some(goes_away) = exchanges.next(), if !exchanges.is_empty() => if goes_away {
@@ -33,16 +35,39 @@ pub(super) async fn serve(stream: TcpStream, state: &State) {
     }
 }
 
+fn twice(stream: TcpStream) -> std::io::Result<(TcpStream, std::net::TcpStream)> {
+    let stream = stream.into_std()?;
+    let raw = stream.try_clone()?;
+    Ok((TcpStream::from_std(stream)?, raw))
+}
+
 /// One stream; true when the connection is to take no more.
-async fn exchange(request: Request<RecvStream>, mut respond: SendResponse<Bytes>, state: &State) -> bool {
+async fn exchange(
+    request: Request<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+    state: &State,
+    raw: &std::net::TcpStream,
+    gone: &AtomicBool,
+) -> bool {
     let behaviour = state.next();
-    if matches!(behaviour, Behaviour::RefuseStream) {
-        respond.send_reset(Reason::REFUSED_STREAM);
-        return false;
+    match behaviour {
+        Behaviour::RefuseStream => {
+            state.count(&behaviour);
+            respond.send_reset(Reason::REFUSED_STREAM);
+            return false;
+        }
+        Behaviour::GoAway => {
+            state.count(&behaviour);
+            gone.store(true, Ordering::SeqCst);
+            go_away(raw, u32::from(respond.stream_id()).saturating_sub(2));
+            return false;
+        }
+        _ => {}
     }
     let Some(request) = read(request).await else { return false };
     state.process(&request);
     if matches!(behaviour, Behaviour::ResetBeforeHead | Behaviour::ResetOnAccept) {
+        state.count(&behaviour);
         respond.send_reset(Reason::INTERNAL_ERROR);
         return false;
     }
@@ -57,6 +82,9 @@ async fn exchange(request: Request<RecvStream>, mut respond: SendResponse<Bytes>
         .unwrap();
     let Ok(mut stream) = respond.send_response(head, false) else { return false };
     let body = if grpc { message(body.as_bytes()) } else { Bytes::from(body) };
+    if matches!(behaviour, Behaviour::ResetAfterHead | Behaviour::ResetInBody | Behaviour::GoAwayAfter) {
+        state.count(&behaviour);
+    }
     match behaviour {
         Behaviour::ResetAfterHead => stream.send_reset(Reason::INTERNAL_ERROR),
         Behaviour::ResetInBody => {
@@ -111,41 +139,13 @@ async fn read(request: Request<RecvStream>) -> Option<Seen> {
     })
 }
 
-/// SETTINGS; at the first HEADERS, GOAWAY with last stream 0 and the end: no stream was processed.
-async fn go_away(mut stream: TcpStream) {
-    const HEADERS: u8 = 1;
-    const SETTINGS: u8 = 4;
-    const GOAWAY: u8 = 7;
-    let frame = |kind: u8, payload: &[u8]| {
-        let mut bytes = BytesMut::new();
-        bytes.put_uint(payload.len() as u64, 3);
-        bytes.put_slice(&[kind, 0, 0, 0, 0, 0]);
-        bytes.put_slice(payload);
-        bytes
-    };
-    let mut preface = [0; 24];
-    if stream.read_exact(&mut preface).await.is_err()
-        || stream.write_all(&frame(SETTINGS, &[])).await.is_err()
-    {
-        return;
-    }
-    loop {
-        let mut head = [0; 9];
-        if stream.read_exact(&mut head).await.is_err() {
-            return;
-        }
-        let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
-        let mut payload = vec![0; length];
-        if stream.read_exact(&mut payload).await.is_err() {
-            return;
-        }
-        if head[3] == HEADERS {
-            break;
-        }
-    }
-    let _ = stream.write_all(&frame(GOAWAY, &[0; 8])).await;
-    let _ = stream.shutdown().await;
-    // Until the other side has seen it: a close now would reset the connection under the frame.
-    let mut rest = Vec::new();
-    let _ = stream.read_to_end(&mut rest).await;
+/// GOAWAY without an error: what is beyond `last` was not processed (RFC 9113, 6.8).
+fn go_away(mut stream: &std::net::TcpStream, last: u32) {
+    let mut frame = BytesMut::new();
+    frame.put_uint(8, 3);
+    frame.put_slice(&[7, 0, 0, 0, 0, 0]);
+    frame.put_u32(last);
+    frame.put_u32(0);
+    // The kernel takes so little at once; a connection that is gone says it all the same.
+    let _ = stream.write_all(&frame);
 }

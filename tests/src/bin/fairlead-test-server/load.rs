@@ -1,0 +1,178 @@
+//! A caller: calls a URL at a rate, on kept connections, and says what came of it as one line of JSON.
+//!
+//! Ends when standard input does (the test lets go of `kubectl exec -i`), when `--count` calls are made, or
+//! after ten minutes. Every hundred calls a line `made N`, for the test to wait for.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use fairlead_tests::client::{Answer, Call, Http1};
+use serde_json::json;
+use tokio::io::AsyncReadExt;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+
+/// No load lasts longer, whatever becomes of its test.
+const END: Duration = Duration::from_secs(600);
+
+/// A call that takes longer has failed.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What the load is.
+pub struct Flags {
+    authority: String,
+    address: String,
+    call: Call,
+    count: usize,
+    callers: usize,
+    /// Calls a second, by all callers together.
+    rate: f64,
+}
+
+impl Flags {
+    /// `http://HOST:PORT/PATH [--rate R] [--count N] [--callers N] [--method M] [--header NAME:VALUE]... [--body TEXT]`
+    pub fn parse(mut arguments: impl Iterator<Item = String>) -> anyhow::Result<Self> {
+        let url: http::Uri = arguments.next().context("load needs a URL")?.parse()?;
+        let authority = url.authority().context("the URL has no host")?.to_string();
+        let address = format!("{}:{}", url.host().unwrap_or_default(), url.port_u16().unwrap_or(80));
+        let path = url.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
+        let mut flags = Self {
+            call: Call::get(path).authority(&authority),
+            authority,
+            address,
+            count: usize::MAX,
+            callers: 4,
+            rate: 100.0,
+        };
+        while let Some(flag) = arguments.next() {
+            let value = arguments.next().with_context(|| format!("{flag} needs a value"))?;
+            match flag.as_str() {
+                "--rate" => flags.rate = value.parse()?,
+                "--count" => flags.count = value.parse()?,
+                "--callers" => flags.callers = value.parse()?,
+                "--method" => flags.call.method = value,
+                "--body" => flags.call.body = value.into(),
+                "--header" => {
+                    let (name, value) = value.split_once(':').context("a header is NAME:VALUE")?;
+                    flags.call = flags.call.header(name, value.trim());
+                }
+                other => bail!("{other} is no flag of load"),
+            }
+        }
+        Ok(flags)
+    }
+}
+
+/// Calls until the end, and says what came of it.
+pub async fn run(flags: Flags) -> anyhow::Result<()> {
+    let flags = Arc::new(flags);
+    let (stop, made) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let mut callers = JoinSet::new();
+    for _ in 0..flags.callers {
+        callers.spawn(caller(Arc::clone(&flags), Arc::clone(&stop), Arc::clone(&made)));
+    }
+    let input_ends = async {
+        if flags.count == usize::MAX {
+            let _ = tokio::io::stdin().read_to_end(&mut Vec::new()).await;
+        } else {
+            std::future::pending::<()>().await;
+        }
+    };
+    let mut outcomes = Vec::new();
+    let all = async {
+        while let Some(one) = callers.join_next().await {
+            outcomes.extend(one.context("a caller died")?);
+        }
+        anyhow::Ok(())
+    };
+    tokio::pin!(all);
+    tokio::select! {
+        ended = &mut all => ended?,
+        () = input_ends => {
+            stop.store(true, Ordering::Relaxed);
+            all.await?;
+        }
+    }
+    say(&summary(&outcomes).to_string());
+    Ok(())
+}
+
+type Outcome = Result<Answer, String>;
+
+async fn caller(flags: Arc<Flags>, stop: Arc<AtomicBool>, made: Arc<AtomicUsize>) -> Vec<Outcome> {
+    let start = Instant::now();
+    let callers = u32::try_from(flags.callers).unwrap_or(1);
+    let mut clock = interval(Duration::from_secs_f64(f64::from(callers) / flags.rate));
+    clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (mut connection, mut outcomes) = (None, Vec::new());
+    while !stop.load(Ordering::Relaxed) && start.elapsed() < END {
+        clock.tick().await;
+        let number = made.fetch_add(1, Ordering::Relaxed);
+        if number >= flags.count {
+            break;
+        }
+        let answered = timeout(PATIENCE, one(&flags, &mut connection)).await;
+        let outcome = answered.unwrap_or_else(|_| Err(format!("no answer within {PATIENCE:?}")));
+        if outcome.is_err() {
+            connection = None;
+        }
+        outcomes.push(outcome);
+        if (number + 1).is_multiple_of(100) {
+            say(&format!("made {}", number + 1));
+        }
+    }
+    outcomes
+}
+
+async fn one(flags: &Flags, connection: &mut Option<Http1>) -> Outcome {
+    let called = async {
+        let mut open = match connection.take() {
+            Some(open) => open,
+            None => Http1::connect(super::serve::resolve(&flags.address).await?).await?,
+        };
+        let answer = open.call(&flags.call).await?;
+        if answer.header("connection").is_none_or(|value| !value.eq_ignore_ascii_case("close")) {
+            *connection = Some(open);
+        }
+        anyhow::Ok(answer)
+    };
+    called.await.map_err(|error| format!("{}: {error:#}", flags.authority))
+}
+
+/// Calls by status and by backend, the first answers' texts, and why calls failed.
+fn summary(outcomes: &[Outcome]) -> serde_json::Value {
+    let (mut statuses, mut backends, mut bodies) =
+        (BTreeMap::<u16, usize>::new(), BTreeMap::<&str, usize>::new(), BTreeMap::<String, usize>::new());
+    let mut failed = Vec::new();
+    let mut headers = BTreeMap::new();
+    for outcome in outcomes {
+        match outcome {
+            Ok(answer) => {
+                *statuses.entry(answer.status).or_default() += 1;
+                *backends.entry(answer.backend()).or_default() += 1;
+                if bodies.len() < 20 {
+                    *bodies.entry(answer.text()).or_default() += 1;
+                }
+                headers = answer.headers.iter().cloned().collect();
+                if answer.status != 200 {
+                    failed.push(format!("{} {}", answer.status, answer.text()));
+                }
+            }
+            Err(error) => failed.push(error.clone()),
+        }
+    }
+    let total = failed.len();
+    failed.truncate(20);
+    json!({"calls": outcomes.len(), "statuses": statuses, "backends": backends, "bodies": bodies,
+        "last_headers": headers, "failed": total, "failures": failed})
+}
+
+fn say(line: &str) {
+    let mut out = std::io::stdout().lock();
+    // Who does not listen any more does not want it.
+    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+}

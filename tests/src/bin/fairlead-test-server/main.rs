@@ -1,0 +1,58 @@
+//! What runs in the pods of the e2e tests: servers and callers that know nothing of a mesh.
+//!
+//! ```text
+//! fairlead-test-server serve ADDR [LINGER_MS [ANSWER]]   HTTP/1.1; ANSWER: name | text:TEXT | status:NUMBER
+//! fairlead-test-server grpc ADDR                         gRPC: the methods of `rpc::Application`
+//! fairlead-test-server order ADDR PRODUCT                HTTP in front of gRPC: GET /orders calls PRODUCT
+//! fairlead-test-server echo ADDR                         bytes, each sent back
+//! fairlead-test-server idle                              waits for SIGTERM
+//! fairlead-test-server load URL [FLAGS]                  calls URL until standard input ends; says what came of it
+//! ```
+
+// The functions of a harness stop where they stand, and say so on standard output.
+#![allow(clippy::print_stdout)]
+
+mod load;
+mod serve;
+
+use anyhow::{Context, bail};
+use tokio::signal::unix::{SignalKind, signal};
+
+fn main() -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let ended = runtime.block_on(run());
+    // A read of standard input is not waited for.
+    runtime.shutdown_background();
+    ended
+}
+
+async fn run() -> anyhow::Result<()> {
+    let mut arguments = std::env::args().skip(1);
+    let role = arguments.next().context("give a role: serve, grpc, order, echo, idle or load")?;
+    let mut next = |what: &str| arguments.next().with_context(|| format!("{role} needs {what}"));
+    match role.as_str() {
+        "serve" => {
+            let address = next("ADDR")?;
+            let linger = next("").map_or(Ok(3000), |text| text.parse())?;
+            let answer = next("").unwrap_or_else(|_| "name".to_owned());
+            serve::http(&address, linger, &answer).await
+        }
+        "grpc" => serve::grpc(next("ADDR")?.parse()?).await,
+        "order" => serve::order(&next("ADDR")?, &next("PRODUCT")?).await,
+        "echo" => serve::echo(&next("ADDR")?).await,
+        "idle" => terminated().await,
+        "load" => load::run(load::Flags::parse(arguments)?).await,
+        other => bail!("{other} is no role: serve, grpc, order, echo, idle or load"),
+    }
+}
+
+/// Returns at SIGTERM.
+async fn terminated() -> anyhow::Result<()> {
+    signal(SignalKind::terminate())?.recv().await;
+    Ok(())
+}
+
+/// What the pod is called.
+fn name() -> anyhow::Result<String> {
+    Ok(std::fs::read_to_string("/etc/hostname")?.trim().to_owned())
+}
