@@ -205,9 +205,11 @@ impl Connection {
             return detected;
         }
         *dialled = self.dial().await;
-        let Some(upstream) = dialled else { return detector.read(stream).await };
+        // Who has begun must go on: it holds a connection, and what would be HTTP must not get around its rules.
+        let detected = detector.read_in_time(stream, self.proxy.http1.head_timeout);
+        let Some(upstream) = dialled else { return detected.await };
         tokio::select! {
-            detected = detector.read(stream) => detected,
+            detected = detected => detected,
             _ = upstream.stream().readable() => Ok(Detected::Opaque),
         }
     }

@@ -52,6 +52,7 @@ impl PoolSettings {
             connections: self.max_connections.unwrap_or(u32::MAX),
             pending: self.max_pending_requests.unwrap_or(u32::MAX),
             requests_per_connection: self.max_requests_per_connection.unwrap_or(u32::MAX),
+            idle: self.idle_timeout.unwrap_or(Duration::MAX),
         }
     }
 }

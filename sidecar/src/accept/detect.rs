@@ -75,7 +75,9 @@ impl Detector {
 
     /// The same for a caller that must go on once it has begun. A silent one may stay.
     pub async fn read_in_time(&mut self, stream: &TcpStream, limit: Duration) -> io::Result<Detected> {
-        stream.readable().await?;
+        if self.read.is_empty() {
+            stream.readable().await?;
+        }
         tokio::time::timeout(limit, self.read(stream)).await.unwrap_or(Err(io::ErrorKind::TimedOut.into()))
     }
 

@@ -38,12 +38,19 @@ pub struct Limits {
     pub pending: u32,
     /// Requests that one connection carries in its life.
     pub requests_per_connection: u32,
+    /// How long a connection may have been idle and still be used; what is older is closed by the next
+    /// [`Admission::expire`].
+    pub idle: Duration,
 }
 
 impl Limits {
     /// No limit at all.
-    pub const NONE: Self =
-        Self { connections: u32::MAX, pending: u32::MAX, requests_per_connection: u32::MAX };
+    pub const NONE: Self = Self {
+        connections: u32::MAX,
+        pending: u32::MAX,
+        requests_per_connection: u32::MAX,
+        idle: Duration::MAX,
+    };
 }
 
 /// What a request needs.
@@ -221,7 +228,7 @@ impl<C, S: Shareable, W> Admission<C, S, W> {
             self.retired.remove(&address); // It is back.
         }
         let found = match want {
-            Want::Exclusive => self.take_idle(address, worker).map(Answer::Reuse),
+            Want::Exclusive => self.take_idle(address, worker, now).map(Answer::Reuse),
             Want::Shared => {
                 self.share(address, Some(worker), now).map(|(id, handle)| Answer::Share(id, handle))
             }
@@ -477,12 +484,16 @@ impl<C, S: Shareable, W> Admission<C, S, W> {
             .sum()
     }
 
-    fn take_idle(&mut self, address: SocketAddr, worker: usize) -> Option<C> {
+    /// The newest idle connection, of this worker if it has one.
+    fn take_idle(&mut self, address: SocketAddr, worker: usize, now: Instant) -> Option<C> {
+        let limit = self.limits.idle;
+        let young = |list: &VecDeque<Idle<C>>| {
+            list.back().is_some_and(|idle| now.saturating_duration_since(idle.since) < limit)
+        };
         let idle = &mut self.hosts.get_mut(&address)?.idle;
-        if let Some(own) = idle.get_mut(worker).and_then(VecDeque::pop_back) {
-            return Some(own.connection);
-        }
-        idle.iter_mut().find_map(VecDeque::pop_back).map(|idle| idle.connection)
+        let own = idle.get(worker).filter(|list| young(list)).map(|_| worker);
+        let at = own.or_else(|| idle.iter().position(young))?;
+        idle.get_mut(at)?.pop_back().map(|idle| idle.connection)
     }
 
     fn share(&mut self, address: SocketAddr, worker: Option<usize>, now: Instant) -> Option<(SharedId, S)> {

@@ -69,3 +69,25 @@ async fn a_slow_http_caller_is_still_http() {
     assert!(answer.contains("x-fairlead-target: shop/reviews:9080#default"), "routed, not carried: {answer}");
     assert_eq!(accepted.load(Ordering::SeqCst), 1, "and on the connection that was opened");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_who_begins_and_does_not_go_on_is_closed_with_what_it_held() {
+    let (endpoint, accepted) = backend(|stream: TcpStream| async move {
+        let _held = stream;
+        std::future::pending::<()>().await;
+    })
+    .await;
+    let mut world = World::new(&[endpoint]);
+    world.protocol = Protocol::Detect;
+    let world = world.start().await;
+    let mut caller = TcpStream::connect(world.address).await.unwrap();
+    caller.write_all(b"GET /slow").await.unwrap();
+    let mut answer = Vec::new();
+    let limit = std::time::Duration::from_secs(60);
+    let ended = tokio::time::timeout(limit, caller.read_to_end(&mut answer)).await.expect("it is closed");
+    assert!(ended.is_err() || answer.is_empty(), "{answer:?}");
+    assert_eq!(accepted.load(Ordering::SeqCst), 1);
+    while world.cluster.live.pool.usage().connections > 0 {
+        tokio::task::yield_now().await;
+    }
+}

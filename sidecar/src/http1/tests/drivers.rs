@@ -430,6 +430,23 @@ async fn a_head_that_does_not_arrive_in_time_is_refused() {
     assert_eq!(refusal.status, 408);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_head_that_drips_is_refused_as_one_that_stops() {
+    let backend = Backend::bind().await;
+    let limits = Limits { head_timeout: Duration::from_secs(5), ..Limits::default() };
+    let proxy = Proxy::with_limits(backend.address(), limits).await;
+    let mut caller = proxy.connect().await;
+    let start = tokio::time::Instant::now();
+    for byte in ["G", "E", "T", " ", "/"] {
+        caller.send(byte).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    let mut answer = String::new();
+    caller.0.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+    assert!(start.elapsed() < Duration::from_secs(6), "the clock of the head, not of each byte");
+}
+
 #[tokio::test]
 async fn a_reason_of_its_own_is_kept() {
     let (_proxy, mut caller, backend) = all().await;

@@ -93,6 +93,26 @@ fn idle_is_last_in_first_out_and_own_worker_first() {
 }
 
 #[test]
+fn what_was_idle_for_too_long_is_not_used_again() {
+    let now = start();
+    let mut pool = Machine::default();
+    pool.set_limits(Limits { idle: Duration::from_secs(1), ..Limits::NONE });
+    for number in [1, 2] {
+        assert!(matches!(pool.ask(address(1), number, Want::Exclusive, now, || ""), Answer::Open { .. }));
+    }
+    assert!(matches!(pool.put_back(address(1), 1, 1, now), Returned::Kept));
+    let half = now + Duration::from_millis(500);
+    assert!(matches!(pool.put_back(address(1), 2, 2, half), Returned::Kept));
+    let later = now + Duration::from_secs(1);
+    assert!(
+        matches!(pool.ask(address(1), 1, Want::Exclusive, later, || ""), Answer::Reuse(2)),
+        "not its own, too old one"
+    );
+    assert!(matches!(pool.ask(address(1), 1, Want::Exclusive, later, || ""), Answer::Open { .. }));
+    assert_eq!(pool.expire(later, Some(Duration::from_secs(1)), |_| true).0, [1]);
+}
+
+#[test]
 fn an_idle_connection_elsewhere_makes_room() {
     let now = start();
     let mut pool = machine(1, 0);

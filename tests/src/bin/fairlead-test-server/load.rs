@@ -82,21 +82,16 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
             std::future::pending::<()>().await;
         }
     };
-    let mut outcomes = Vec::new();
-    let all = async {
-        while let Some(one) = callers.join_next().await {
-            outcomes.extend(one.context("a caller died")?);
-        }
-        anyhow::Ok(())
-    };
+    let all = callers.join_all();
     tokio::pin!(all);
-    tokio::select! {
-        ended = &mut all => ended?,
+    let outcomes = tokio::select! {
+        outcomes = &mut all => outcomes,
         () = input_ends => {
             stop.store(true, Ordering::Relaxed);
-            all.await?;
+            all.await
         }
-    }
+    };
+    let outcomes: Vec<Outcome> = outcomes.into_iter().flatten().collect();
     say(&summary(&outcomes).to_string());
     Ok(())
 }
