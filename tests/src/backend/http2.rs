@@ -1,7 +1,7 @@
 //! The backend's HTTP/2: the h2 crate's server, and a raw frame where it is too polite.
 
 use std::io::Write;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::StreamExt;
@@ -18,14 +18,12 @@ pub(super) async fn serve(stream: TcpStream, state: &State) {
     // For frames that h2 would not send. Nothing else is written meanwhile: there is one task.
     let Ok((stream, raw)) = twice(stream) else { return };
     let Ok(mut connection) = h2::server::handshake(stream).await else { return };
-    let gone = AtomicBool::new(false);
+    let last = AtomicU32::new(u32::MAX);
     let mut exchanges = FuturesUnordered::new();
     loop {
         tokio::select! {
             next = connection.accept() => match next {
-                // After GOAWAY: not taken on.
-                Some(Ok(_)) if gone.load(Ordering::SeqCst) => {}
-                Some(Ok((request, respond))) => exchanges.push(exchange(request, respond, state, &raw, &gone)),
+                Some(Ok((request, respond))) => exchanges.push(exchange(request, respond, state, &raw, &last)),
                 Some(Err(_)) | None => return,
             },
             Some(goes_away) = exchanges.next(), if !exchanges.is_empty() => if goes_away {
@@ -47,8 +45,12 @@ async fn exchange(
     mut respond: SendResponse<Bytes>,
     state: &State,
     raw: &std::net::TcpStream,
-    gone: &AtomicBool,
+    last: &AtomicU32,
 ) -> bool {
+    let id = u32::from(respond.stream_id());
+    if id > last.load(Ordering::SeqCst) {
+        return false; // Beyond what GOAWAY named: not taken on, whoever was accepted before it was sent.
+    }
     let behaviour = state.next();
     match behaviour {
         Behaviour::RefuseStream => {
@@ -58,13 +60,16 @@ async fn exchange(
         }
         Behaviour::GoAway => {
             state.count(&behaviour);
-            gone.store(true, Ordering::SeqCst);
-            go_away(raw, u32::from(respond.stream_id()).saturating_sub(2));
+            last.store(id.saturating_sub(2), Ordering::SeqCst);
+            go_away(raw, id.saturating_sub(2));
             return false;
         }
         _ => {}
     }
     let Some(request) = read(request).await else { return false };
+    if id > last.load(Ordering::SeqCst) {
+        return false;
+    }
     state.process(&request);
     if matches!(behaviour, Behaviour::ResetBeforeHead | Behaviour::ResetOnAccept) {
         state.count(&behaviour);
