@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+use crate::leader::Role;
 use crate::metrics::Metrics;
 use crate::publish::Published;
 use crate::status::Board;
@@ -31,6 +32,10 @@ pub struct Sight {
     pub published: watch::Receiver<Published>,
     /// What became of it.
     pub board: Arc<Board>,
+    /// The name of this replica.
+    pub replica: Arc<str>,
+    /// Whether the board counts the clients of all replicas.
+    pub role: watch::Receiver<Role>,
 }
 
 /// How far the start is.
@@ -111,11 +116,11 @@ fn not_yet() -> Response {
 }
 
 /// A `v1` List of our objects with their status; `faults` beside it says what in the source is no
-/// object that can be used.
+/// object that can be used, and `replica` whose clients are counted.
 async fn objects(State(sight): Seen) -> Response {
     let Some(sight) = sight.borrow().clone() else { return not_yet() };
     let published = sight.published.borrow().clone();
-    let statuses = sight.board.statuses();
+    let statuses = sight.board.shown().statuses;
     let items: Vec<Value> = published
         .declared
         .iter()
@@ -133,8 +138,23 @@ async fn objects(State(sight): Seen) -> Response {
         "metadata": {},
         "items": items,
         "faults": &*published.faults,
+        "replica": describe(&sight.replica, &sight.role.borrow()),
     });
     Json(list).into_response()
+}
+
+/// Whose page it is, and what its statuses count.
+fn describe(replica: &str, role: &Role) -> Value {
+    match role {
+        Role::Holder => json!({ "name": replica, "role": "holder", "counts": "the clients of all replicas" }),
+        Role::Follower(holder) => json!({
+            "name": replica,
+            "role": "follower",
+            "counts": "the clients of this replica; the holder of the lease counts all",
+            "holder": holder.as_ref().map(|holder| &*holder.identity),
+            "holderAddress": holder.as_ref().and_then(|holder| holder.address).map(|address| address.to_string()),
+        }),
+    }
 }
 
 /// Every stream: who, from where, what it wants, and what it said.
@@ -191,6 +211,7 @@ impl Seat {
         json!({
             "client": &*self.stream.node,
             "stream": self.id,
+            "number": self.stream.number,
             "address": self.stream.peer.map(|peer| peer.to_string()),
             "protocol": self.stream.protocol.as_str(),
             "connected": self.stream.lost.is_none(),

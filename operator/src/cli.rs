@@ -1,7 +1,7 @@
 //! Flags and environment: what was typed ([`Cli`]) and what it means ([`Settings`]). Everything is
 //! checked before a port is bound.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::{Parser, ValueEnum};
@@ -27,6 +27,13 @@ pub struct Cli {
     /// The name of this replica in status reports [default: the host's name]
     #[arg(long, env = "POD_NAME", value_name = "NAME")]
     replica: Option<String>,
+    /// The namespace of the operator, which has its Lease
+    #[arg(long, env = "POD_NAMESPACE", value_name = "NAME", default_value = "fairlead-system")]
+    namespace: String,
+    /// Where the other replicas reach xDS of this one, IP or IP:PORT [default: the address of --xds-listen, or
+    /// loopback where that is every address]
+    #[arg(long, env = "POD_IP", value_name = "ADDR", value_parser = advertised)]
+    advertise: Option<SocketAddr>,
     /// How log lines are written to standard error
     #[arg(long, env = "FAIRLEAD_LOG_FORMAT", value_enum, default_value = "text")]
     log_format: LogFormat,
@@ -57,6 +64,10 @@ pub struct Settings {
     pub metrics: SocketAddr,
     /// The name of this replica.
     pub replica: String,
+    /// The operator's namespace.
+    pub namespace: String,
+    /// Where other replicas reach this one's xDS; port 0: the port that is bound.
+    pub advertise: SocketAddr,
     /// How log lines are written.
     pub log_format: LogFormat,
     /// Which log lines are written.
@@ -132,6 +143,8 @@ impl Cli {
             admin: self.admin_listen,
             metrics: self.metrics_listen,
             replica: self.replica.filter(|name| !name.is_empty()).unwrap_or_else(host_name),
+            namespace: self.namespace,
+            advertise: self.advertise.unwrap_or_else(|| reachable(self.xds_listen)),
             log_format: self.log_format,
             log: self.log,
         })
@@ -155,6 +168,18 @@ fn address(text: &str) -> Result<SocketAddr, String> {
             "not an address; write IP:PORT, for instance 127.0.0.1:15010".to_owned()
         }
     })
+}
+
+/// An address with or without a port; without one it is that of xDS.
+fn advertised(text: &str) -> Result<SocketAddr, String> {
+    let ip = text.parse().map(|ip: IpAddr| SocketAddr::new(ip, 0));
+    ip.or_else(|_| text.parse()).map_err(|_| "not an address; write IP, or IP:PORT".to_owned())
+}
+
+/// What can be dialled of an address that is listened on.
+fn reachable(listen: SocketAddr) -> SocketAddr {
+    let loopback = if listen.is_ipv4() { IpAddr::from([127, 0, 0, 1]) } else { Ipv6Addr::LOCALHOST.into() };
+    SocketAddr::new(if listen.ip().is_unspecified() { loopback } else { listen.ip() }, listen.port())
 }
 
 fn is_loopback(ip: IpAddr) -> bool {
@@ -205,6 +230,17 @@ mod tests {
     }
 
     #[test]
+    fn other_replicas_are_told_an_address_that_can_be_dialled() {
+        let advertise = |flags: &[&str]| interpret(flags).unwrap().advertise.to_string();
+        assert_eq!(advertise(&[]), "127.0.0.1:15010");
+        assert_eq!(advertise(&["--xds-listen", "10.0.0.1:7"]), "10.0.0.1:7");
+        assert_eq!(advertise(&["--xds-listen", "[::]:7"]), "[::1]:7");
+        assert_eq!(advertise(&["--advertise", "10.0.0.2"]), "10.0.0.2:0");
+        assert_eq!(advertise(&["--advertise", "10.0.0.2:9"]), "10.0.0.2:9");
+        assert_eq!(advertise(&["--advertise", "fd00::2"]), "[fd00::2]:0");
+    }
+
+    #[test]
     fn nonsense_is_refused_with_what_to_write() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("reviews.yaml");
@@ -221,6 +257,7 @@ mod tests {
             (&["--xds-listen", "127.0.0.1"], "the port is missing; write 127.0.0.1:15010"),
             (&["--xds-listen", "reviews"], "not an address; write IP:PORT"),
             (&["--log", "fairlead=loud"], "is no filter"),
+            (&["--advertise", "operator:15010"], "write IP, or IP:PORT"),
         ] {
             let error = interpret(flags).unwrap_err();
             assert!(error.contains(message), "{flags:?}: {error}");

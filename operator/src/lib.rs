@@ -16,6 +16,8 @@ pub mod xds;
 
 pub mod model;
 
+pub mod leader;
+
 pub mod metrics;
 
 pub mod cli;

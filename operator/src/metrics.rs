@@ -27,6 +27,7 @@ pub struct Metrics {
     source_errors: Gauge,
     watch_failures: Counter,
     status_writes: Family<ResultLabel, Counter>,
+    holds_lease: Gauge,
     last_publish: Gauge<f64, AtomicU64>,
 }
 
@@ -100,6 +101,7 @@ impl Default for Metrics {
             source_errors: Gauge::default(),
             watch_failures: Counter::default(),
             status_writes: Family::default(),
+            holds_lease: Gauge::default(),
             last_publish: Gauge::default(),
         };
         metrics.register();
@@ -137,6 +139,7 @@ impl Metrics {
             self.watch_failures.clone(),
         );
         registry.register("status_writes", "Status writes to the API server", self.status_writes.clone());
+        registry.register("holds_lease", "1: this replica writes statuses", self.holds_lease.clone());
         registry.register(
             "last_publish_timestamp_seconds",
             "When a snapshot was last published",
@@ -212,6 +215,11 @@ impl Metrics {
     /// A watch failed and starts again.
     pub fn watch_failed(&self) {
         self.watch_failures.inc();
+    }
+
+    /// This replica is the one that writes statuses, or not.
+    pub fn holds_lease(&self, holds: bool) {
+        self.holds_lease.set(i64::from(holds));
     }
 
     /// A status was written, or not.

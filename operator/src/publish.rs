@@ -5,6 +5,8 @@
 //! configuration waits until nothing more has come for a moment, for people and controllers write
 //! several objects at a time, but not for long.
 
+pub mod presence;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +14,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
+use self::presence::Presence;
 use crate::metrics::{Metrics, Scope};
 use crate::model::{self, Inputs, ObjectKey, ObjectRef, Problem};
 use crate::watch::{Change, Declared, Event, Fault, Typed};
@@ -51,6 +54,7 @@ pub struct Publisher {
     endpoints: BTreeSet<ObjectKey>,
     /// Statuses or faults changed, and nothing else.
     notes: bool,
+    presence: Arc<Presence>,
     metrics: Arc<Metrics>,
 }
 
@@ -60,9 +64,9 @@ pub struct Publisher {
 pub struct Ended;
 
 impl Publisher {
-    /// A publisher without objects.
+    /// A publisher without objects, which keeps `presence` up to date.
     #[must_use]
-    pub fn new(metrics: Arc<Metrics>) -> Self {
+    pub fn new(metrics: Arc<Metrics>, presence: Arc<Presence>) -> Self {
         let mesh = Arc::new(model::Mesh::default());
         let published = Published {
             snapshot: Arc::new(Snapshot::new(mesh, None)),
@@ -79,6 +83,7 @@ impl Publisher {
             config: None,
             endpoints: BTreeSet::new(),
             notes: false,
+            presence,
             metrics,
         }
     }
@@ -223,6 +228,7 @@ impl Publisher {
     fn apply(&mut self, change: Change, now: Instant) {
         match change {
             Change::EndpointSlice(key, slice) => {
+                self.presence.slice(&key, slice.as_deref());
                 let before = match &slice {
                     Some(slice) => self.inputs.endpoint_slices.insert(key, slice.clone()),
                     None => self.inputs.endpoint_slices.remove(&key),
@@ -242,10 +248,13 @@ impl Publisher {
                 }
             }
             // Nothing that is compiled depends on these yet.
-            Change::Pod(key, pod) => match pod {
-                Some(pod) => drop(self.inputs.pods.insert(key, pod)),
-                None => drop(self.inputs.pods.remove(&key)),
-            },
+            Change::Pod(key, pod) => {
+                self.presence.pod(&key, pod.as_deref());
+                match pod {
+                    Some(pod) => drop(self.inputs.pods.insert(key, pod)),
+                    None => drop(self.inputs.pods.remove(&key)),
+                }
+            }
             Change::Namespace(name, namespace) => match namespace {
                 Some(namespace) => drop(self.inputs.namespaces.insert(name, namespace)),
                 None => drop(self.inputs.namespaces.remove(&name)),

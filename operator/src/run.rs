@@ -2,11 +2,13 @@
 //!
 //! ```text
 //! directory | kubernetes ──events──> publisher ──> hub <── xDS server (streams)
-//!                                        │          │
-//!                                   published    moves
-//!                                        └────> status keeper ──> board ──> status writer (Kubernetes)
-//!                                                                   └─────> admin
-//! shutdown ──> all of them;  readiness ──> /readyz
+//!                                        │          │            └─ reports of other replicas ─> desk
+//!                                   published    moves                                            │
+//!                                        └────> status keeper <───────────────────────────────────┘
+//!                                                 │      └─> board ──> status writer (Kubernetes)
+//!                                                 │            └─────> admin
+//!                                                 └─ said ──> reporter ──> the holder of the lease
+//! lease ──role──> keeper, writer, reporter;  shutdown ──> all of them;  readiness ──> /readyz
 //! ```
 //!
 //! A task that ends before the shutdown ends the process: half an operator is worse than none.
@@ -23,11 +25,17 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tonic::service::Routes;
 
 use crate::admin::{self, Readiness, Sight};
 use crate::cli::{LogFormat, Settings, Source};
+use crate::leader::{self, Candidate, Role};
 use crate::metrics::Metrics;
 use crate::publish::Publisher;
+use crate::publish::presence::Presence;
+use crate::status::desk::Desk;
+use crate::status::exchange::{self, server::Reports};
+use crate::status::said::Said;
 use crate::status::{self, Board, Keeper};
 use crate::watch::directory::Directory;
 use crate::watch::{Event, Fault, kubernetes};
@@ -63,7 +71,8 @@ pub async fn run(
     say("metrics", address);
     tasks.spawn("metrics", admin::serve_metrics(page, metrics.clone(), readiness, ending.clone()));
 
-    let mut publisher = Publisher::new(metrics.clone());
+    let presence = Arc::new(Presence::new(&settings.namespace));
+    let mut publisher = Publisher::new(metrics.clone(), presence.clone());
     let reading = |faults: &[Fault]| drop(say_ready.send_replace(Readiness::Reading(faults.to_vec())));
     let first = tokio::select! {
         first = publisher.first(&mut events, reading) => first?,
@@ -73,19 +82,41 @@ pub async fn run(
 
     let hub = Arc::new(Hub::new(first.snapshot.clone()));
     let board = Arc::new(Board::default());
+    let desk = Arc::new(Desk::new(&settings.replica, presence, hub.clone()));
     let (publish, published) = watch::channel(first);
     let (change, changed) = watch::channel(());
-    let keeper = Keeper::new(&settings.replica, hub.clone(), board.clone(), metrics.clone());
-    tasks.spawn("status", done(keeper.run(published.clone(), change)));
-    if let Some(client) = kubernetes {
-        let writer = status::write::run(client, board.clone(), published.clone(), changed, metrics.clone());
-        tasks.spawn("status writer", done(writer));
-    }
-    show.send_replace(Some(Sight { hub: hub.clone(), published, board }));
+    let (say_said, said) = watch::channel(Said::default());
+    // A directory has no Lease: its operator is alone.
+    let alone = if kubernetes.is_some() { Role::Follower(None) } else { Role::Holder };
+    let (take_role, role) = watch::channel(alone);
+    let keeper = Keeper::new(hub.clone(), board.clone(), desk.clone(), role.clone(), metrics.clone());
+    tasks.spawn("status", done(keeper.run(published.clone(), change, say_said)));
+    let replica = desk.own().clone();
+    let sight = Sight {
+        hub: hub.clone(),
+        published: published.clone(),
+        board: board.clone(),
+        replica: replica.clone(),
+        role: role.clone(),
+    };
+    show.send_replace(Some(sight));
 
     // Only now: a client that came before the first snapshot would hear that everything is gone.
     let (xds, address) = bind("xds", settings.xds).await?;
-    tasks.spawn("xds", server::serve(xds, hub.clone(), metrics.clone(), ending));
+    let reports = Routes::new(Reports::new(desk, role.clone(), ending.clone()));
+    tasks.spawn("xds", server::serve(xds, hub.clone(), metrics.clone(), reports, ending.clone()));
+    // Only now: who holds the Lease has to be reached.
+    if let Some(client) = kubernetes {
+        let candidate = Candidate {
+            namespace: settings.namespace,
+            replica: settings.replica,
+            address: reached(settings.advertise, address),
+        };
+        tasks.spawn("reporter", done(exchange::client::run(replica, role.clone(), said)));
+        let writer = status::write::run(client.clone(), board, published, role, changed, metrics);
+        tasks.spawn("status writer", done(writer));
+        tasks.spawn("lease", done(leader::run(client, candidate, take_role, ending)));
+    }
     tasks.spawn("publisher", done(publisher.run(events, hub, publish)));
     say_ready.send_replace(Readiness::Ready);
     say("xds", address);
@@ -135,6 +166,11 @@ async fn bind(name: &str, address: SocketAddr) -> Result<(TcpListener, SocketAdd
     Ok((listener, bound))
 }
 
+/// Where other replicas reach what was bound there.
+fn reached(advertise: SocketAddr, bound: SocketAddr) -> SocketAddr {
+    SocketAddr::new(advertise.ip(), if advertise.port() == 0 { bound.port() } else { advertise.port() })
+}
+
 /// The line on standard output that scripts wait for.
 fn print(name: &'static str, bound: SocketAddr) {
     let mut out = std::io::stdout().lock();
@@ -160,6 +196,7 @@ async fn done(task: impl Future<Output = ()>) -> Result<()> {
 /// The tasks, each with its name. This is the one spawner.
 #[derive(Default)]
 struct Tasks {
+    names: Vec<&'static str>,
     set: JoinSet<(&'static str, Result<()>)>,
 }
 
@@ -168,6 +205,7 @@ impl Tasks {
     where
         E: Into<anyhow::Error> + Send + 'static,
     {
+        self.names.push(name);
         self.set.spawn(async move { (name, task.await.map_err(Into::into)) });
     }
 
@@ -181,13 +219,14 @@ impl Tasks {
         }
     }
 
-    /// Waits for the servers to say goodbye; the rest is dropped.
+    /// Waits for the servers to say goodbye, and for the Lease to be released; the rest is dropped.
     async fn end_within(&mut self, time: Duration) {
         let servers = async {
-            let mut left = ["admin", "metrics", "xds"].len();
+            const FAREWELLS: [&str; 4] = ["admin", "metrics", "xds", "lease"];
+            let mut left = self.names.iter().filter(|name| FAREWELLS.contains(name)).count();
             while left > 0 {
                 match self.set.join_next().await {
-                    Some(Ok(("admin" | "metrics" | "xds", _))) => left -= 1,
+                    Some(Ok((name, _))) if FAREWELLS.contains(&name) => left -= 1,
                     Some(_) => {}
                     None => return,
                 }

@@ -105,11 +105,11 @@ fn answer(snapshot: &Snapshot, request: &DeltaDiscoveryRequest) -> DeltaDiscover
 /// Asks for all of these and answers until nothing more is asked for.
 fn converge(snapshot: &Snapshot, names: BTreeSet<Arc<str>>) -> Result<(Arc<ProxyConfig>, Assembler), String> {
     let now = tokio::time::Instant::now().into_std();
-    let mut subscription = Subscription::new(Node::default());
+    let mut subscription = Subscription::default();
     let mut assembler = Assembler::default();
     assembler.want(&names);
     subscription.want(Kind::Listener, names);
-    subscription.opened();
+    subscription.opened(Node::default());
     let mut config = Arc::default();
     while let Some(request) = subscription.request(now) {
         if let Some(error) = request.error_detail {

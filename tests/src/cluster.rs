@@ -43,6 +43,15 @@ impl Cluster {
     /// Starts the operator on the cluster, as soon as no other test has one: two would write the same status.
     /// One that an earlier run left installed goes.
     pub async fn operator(&self) -> OnlyOperator {
+        let turn = self.turn().await;
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let flags = ["--namespace", &self.namespace];
+        let operator = Operator::start_with(None, [any; 3], &flags, &self.logs).await;
+        OnlyOperator { operator, _turn: turn }
+    }
+
+    /// The right to run operators that write statuses; others of this test run wait.
+    pub async fn turn(&self) -> MutexGuard<'static, ()> {
         static ONE: Mutex<()> = Mutex::const_new(());
         let turn = ONE.lock().await;
         install_crds();
@@ -51,8 +60,7 @@ impl Cluster {
             "",
         )
         .unwrap_or_else(|error| panic!("{error}"));
-        let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        OnlyOperator { operator: Operator::start(None, [any; 3], &self.logs).await, _turn: turn }
+        turn
     }
 
     /// Applies YAML in this namespace.

@@ -22,7 +22,17 @@ pub struct Operator {
 impl Operator {
     /// Starts it on a folder, or on the cluster of KUBECONFIG, with its xDS, admin and metrics addresses, and
     /// waits until it is ready.
-    pub async fn start(source: Option<&Path>, [xds, admin, metrics]: [SocketAddr; 3], logs: &Path) -> Self {
+    pub async fn start(source: Option<&Path>, listen: [SocketAddr; 3], logs: &Path) -> Self {
+        Self::start_with(source, listen, &[], logs).await
+    }
+
+    /// The same with more flags.
+    pub async fn start_with(
+        source: Option<&Path>,
+        [xds, admin, metrics]: [SocketAddr; 3],
+        more: &[&str],
+        logs: &Path,
+    ) -> Self {
         let mut arguments = Vec::new();
         let mut add = |flag: &str, value: String| arguments.extend([flag.to_owned(), value]);
         if let Some(source) = source {
@@ -31,6 +41,7 @@ impl Operator {
         add("--xds-listen", xds.to_string());
         add("--admin-listen", admin.to_string());
         add("--metrics-listen", metrics.to_string());
+        arguments.extend(more.iter().map(|flag| (*flag).to_owned()));
         let program = Program::start("fairlead-operator", "operator", logs, &arguments);
         let xds = program.address("xds", "-").await;
         let admin = program.address("admin", "-").await;

@@ -45,6 +45,8 @@ pub struct Pod {
     pub addresses: Vec<IpAddr>,
     /// `Pending`, `Running`, `Succeeded`, `Failed`.
     pub phase: Option<Arc<str>>,
+    /// Whether it was deleted, and has not ended yet.
+    pub terminating: bool,
 }
 
 /// A Namespace, as far as the mesh needs it.

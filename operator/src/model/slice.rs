@@ -42,6 +42,8 @@ pub struct SliceEndpoint {
     pub condition: EndpointCondition,
     /// The zone that it runs in.
     pub zone: Option<Arc<str>>,
+    /// The pod that it is, if it is one.
+    pub pod: Option<Arc<str>>,
 }
 
 /// Whether an endpoint may be called.
@@ -99,9 +101,15 @@ impl SliceEndpoint {
             addresses: endpoint.addresses.iter().filter_map(|address| address.parse().ok()).collect(),
             condition: EndpointCondition::from_api(endpoint.conditions.as_ref()),
             zone: zone_of(endpoint),
+            pod: pod_of(endpoint),
         });
         narrow.collect()
     }
+}
+
+fn pod_of(endpoint: &discovery::Endpoint) -> Option<Arc<str>> {
+    let target = endpoint.target_ref.as_ref().filter(|target| target.kind.as_deref() == Some("Pod"))?;
+    target.name.as_deref().map(Into::into)
 }
 
 impl EndpointCondition {

@@ -60,7 +60,7 @@ impl Running {
         let (tell, mut events) = mpsc::channel(100);
         tell.send(Event::Changes(changes)).await.unwrap();
         tell.send(Event::Synced).await.unwrap();
-        let mut publisher = Publisher::new(Arc::default());
+        let mut publisher = Publisher::new(Arc::default(), Arc::new(Presence::new("fairlead-system")));
         let first = publisher.first(&mut events, |_| ()).await.unwrap();
         let hub = Arc::new(Hub::new(first.snapshot.clone()));
         let (publish, published) = watch::channel(first);
@@ -89,7 +89,7 @@ impl Running {
 #[tokio::test(start_paused = true)]
 async fn nothing_is_compiled_before_everything_was_read() {
     let (tell, mut events) = mpsc::channel(10);
-    let mut publisher = Publisher::new(Arc::default());
+    let mut publisher = Publisher::new(Arc::default(), Arc::new(Presence::new("fairlead-system")));
     tell.send(Event::Changes(vec![service("reviews")])).await.unwrap();
     let waits = tokio::time::timeout(Duration::from_secs(3600), publisher.first(&mut events, |_| ())).await;
     assert!(waits.is_err());
@@ -97,7 +97,12 @@ async fn nothing_is_compiled_before_everything_was_read() {
     let first = publisher.first(&mut events, |_| ()).await.unwrap();
     assert_eq!((first.edition, first.snapshot.mesh().ports.len()), (1, 1));
     drop(tell);
-    assert!(Publisher::new(Arc::default()).first(&mut events, |_| ()).await.is_err());
+    assert!(
+        Publisher::new(Arc::default(), Arc::new(Presence::new("fairlead-system")))
+            .first(&mut events, |_| ())
+            .await
+            .is_err()
+    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -71,6 +71,8 @@ impl Operator {
             admin: any,
             metrics: any,
             replica: "test".to_owned(),
+            namespace: "fairlead-system".to_owned(),
+            advertise: any,
             log_format: LogFormat::Text,
             log: String::new(),
         };

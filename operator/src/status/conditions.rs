@@ -1,11 +1,11 @@
 //! What an object's status says: pure. All conditions are made at once, of one generation.
 
+use fairlead_crds::Status;
 use fairlead_crds::status::{condition, reason};
-use fairlead_crds::{Rollout, Status};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
-use super::report::{ClientState, Report, rollout};
+use super::records::Tally;
 use crate::model::{self, Problem, Severity};
 use crate::watch::Declared;
 
@@ -18,13 +18,11 @@ const MESSAGE_CHARACTERS: usize = 4096;
 pub fn status(
     declared: &Declared,
     problems: &[Problem],
-    reports: &[Report],
-    replicas: usize,
+    tally: &Tally,
     previous: &Status,
     now: Timestamp,
 ) -> Status {
     let generation = declared.generation;
-    let rollout = rollout(generation, reports);
     let accepted = accepted(declared, problems);
     let mut said = vec![accepted, resolved(problems)];
     said.extend(conflicted(problems));
@@ -35,10 +33,10 @@ pub fn status(
             reason: accepted.reason.clone(),
             message: "not in force: see the condition Accepted".to_owned(),
         },
-        _ => programmed(&rollout, reports, replicas),
+        _ => programmed(tally),
     });
     let conditions = said.into_iter().map(|said| said.condition(generation, previous, now)).collect();
-    Status { observed_generation: Some(generation), conditions, rollout: Some(rollout) }
+    Status { observed_generation: Some(generation), conditions, rollout: Some(tally.rollout.clone()) }
 }
 
 /// A condition without its bookkeeping.
@@ -114,16 +112,16 @@ fn good(kind: &'static str, reason: &str, message: String) -> Said {
 }
 
 /// Whether every sidecar that is concerned runs this generation.
-fn programmed(rollout: &Rollout, reports: &[Report], replicas: usize) -> Said {
+fn programmed(tally: &Tally) -> Said {
+    let Tally { rollout, waiting, replicas, behind } = tally;
     let generation = rollout.generation;
-    let current = reports.iter().filter(|report| report.generation == generation).count();
-    let (status, reason, message) = if current < replicas {
-        let behind = replicas - current;
+    let (status, reason, message) = if let Some(first) = behind.first() {
+        let behind = behind.len();
         (
             "Unknown",
             reason::REPLICA_BEHIND,
             format!(
-                "{behind} of {replicas} replicas of the operator have not reported generation {generation}"
+                "{behind} of {replicas} replicas of the operator have not reported generation {generation}; waiting for {first}"
             ),
         )
     } else if rollout.subscribed == 0 {
@@ -136,9 +134,7 @@ fn programmed(rollout: &Rollout, reports: &[Report], replicas: usize) -> Said {
         );
         ("False", reason::REJECTED, message)
     } else if rollout.pending > 0 {
-        let waiting =
-            reports.iter().flat_map(|report| &report.clients).find(|it| it.state == ClientState::Pending);
-        let waiting = waiting.map_or("", |client| &client.client);
+        let waiting = waiting.as_deref().unwrap_or_default();
         let (acked, subscribed) = (rollout.acked, rollout.subscribed);
         (
             "False",

@@ -14,8 +14,6 @@ use crate::model::ObjectRef;
 const COUNTERS: Duration = Duration::from_secs(10);
 /// Writes a second, over all objects; as many may come at once.
 const WRITES: u32 = 20;
-/// Clients that lost the operator are back within this time; their delays grow to a few seconds.
-const RECONNECT: Duration = Duration::from_secs(10);
 /// After a failed write; the client has retried by then.
 const AGAIN: Duration = Duration::from_secs(2);
 
@@ -42,19 +40,13 @@ impl Plan {
         Self { written: BTreeMap::new(), allowed: f64::from(WRITES), at: now }
     }
 
-    /// Notes what an object's status was before we first wrote it, so that a restart writes nothing
-    /// anew. Had it subscribers, they come back within moments: until then it would be told, wrongly,
-    /// that nobody wants it.
-    pub fn found(&mut self, object: &ObjectRef, generation: i64, status: &Status, now: Instant) {
-        let wanted = status
-            .rollout
-            .as_ref()
-            .is_some_and(|rollout| rollout.generation == generation && rollout.subscribed > 0);
-        self.written.entry(object.clone()).or_insert_with(|| Written {
-            status: status.clone(),
-            when: None,
-            not_before: wanted.then(|| now + RECONNECT),
-        });
+    /// Notes what an object's status was before we first wrote it, so that a restart, or another replica that
+    /// takes over, writes nothing anew.
+    pub fn found(&mut self, object: &ObjectRef, status: &Status) {
+        if !self.written.contains_key(object) {
+            let written = Written { status: status.clone(), when: None, not_before: None };
+            self.written.insert(object.clone(), written);
+        }
     }
 
     /// Forgets objects that are gone.

@@ -3,7 +3,8 @@
 use serde_json::json;
 
 use super::*;
-use crate::model::{Inputs, Kind, ObjectKey, Service};
+use crate::model::{Inputs, Kind, ObjectKey, Pod, Service};
+use crate::publish::presence::Presence;
 use crate::watch::{Declared, Typed};
 use crate::xds::registry::StreamId;
 use crate::xds::session::{Change, Protocol};
@@ -13,6 +14,9 @@ struct Fixture {
     keeper: Keeper,
     hub: Arc<Hub>,
     published: Published,
+    presence: Arc<Presence>,
+    desk: Arc<Desk>,
+    role: watch::Sender<Role>,
     now: Instant,
 }
 
@@ -56,8 +60,11 @@ impl Fixture {
     fn new() -> Self {
         let published = published("1s", 1, 1, None);
         let hub = Arc::new(Hub::new(published.snapshot.clone()));
-        let keeper = Keeper::new("r", hub.clone(), Arc::default(), Arc::default());
-        Self { keeper, hub, published, now: Instant::now() }
+        let presence = Arc::new(Presence::new("fairlead-system"));
+        let desk = Arc::new(Desk::new("r", presence.clone(), hub.clone()));
+        let (role, seen) = watch::channel(Role::Holder);
+        let keeper = Keeper::new(hub.clone(), Arc::default(), desk.clone(), seen, Arc::default());
+        Self { keeper, hub, published, presence, desk, role, now: Instant::now() }
     }
 
     /// "Programmed" in short, with acked of subscribed.
@@ -77,7 +84,7 @@ impl Fixture {
     fn client(&self, node: &str) -> StreamId {
         let mut registry = self.hub.registry();
         let (id, _) = registry.open(Protocol::Delta, None);
-        registry.name(id, &node.into());
+        registry.name(id, &node.into(), None, self.now);
         registry.apply(id, vec![Change::Subscribed(ResourceKind::Route, "shop/reviews:9080".into())]);
         id
     }
@@ -140,4 +147,138 @@ fn what_is_gone_has_no_status() {
     fixture.published.edition += 1;
     assert!(fixture.keeper.update(&fixture.published, fixture.now, Timestamp::UNIX_EPOCH));
     assert!(fixture.keeper.statuses.is_empty());
+}
+
+#[test]
+fn whose_pod_is_gone_is_not_waited_for() {
+    let mut fixture = Fixture::new();
+    let key = ObjectKey::new("shop", "a");
+    fixture.presence.pod(&key, Some(&Pod::default()));
+    let a = fixture.client("shop/a");
+    fixture.hub.registry().close(a, crate::xds::registry::Ending::Lost, fixture.now);
+    assert_eq!(fixture.programmed(), "Pending 0/1 of 1");
+    fixture.presence.pod(&key, None);
+    assert_eq!(fixture.programmed(), "NoSubscribers 0/0 of 1");
+}
+
+/// What another replica says of the one object.
+fn another(declared: &Declared, node: &str, state: report::ClientState) -> Said {
+    let report = report::Report { edition: edition(declared), clients: [(node.into(), state)].into() };
+    let client = Client { stream: Some(1), open: true };
+    Said { clients: Arc::new([(node.into(), client)].into()), objects: [(object(), Arc::new(report))].into() }
+}
+
+#[test]
+fn the_holder_counts_the_clients_of_all_and_a_follower_its_own() {
+    let mut fixture = Fixture::new();
+    let a = fixture.client("shop/a");
+    fixture.acks(a);
+    assert_eq!(fixture.programmed(), "Programmed 1/1 of 1");
+    let counter = fixture.desk.connect("other".into());
+    let declared = fixture.published.declared[&object()].clone();
+    let mut said = another(&declared, "shop/b", report::ClientState::Pending);
+    said.since(None, 100).into_iter().for_each(|update| counter.update(update));
+    assert_eq!(fixture.programmed(), "Pending 1/2 of 1");
+    let acked = another(&declared, "shop/b", report::ClientState::Acked);
+    acked.since(Some(&said), 100).into_iter().for_each(|update| counter.update(update));
+    said = acked;
+    assert_eq!(fixture.programmed(), "Programmed 2/2 of 1");
+    // The other has not compiled what this one has.
+    fixture.publish("2s", 2);
+    fixture.acks(a);
+    assert_eq!(fixture.programmed(), "ReplicaBehind 1/2 of 2");
+    let declared = fixture.published.declared[&object()].clone();
+    let acked = another(&declared, "shop/b", report::ClientState::Acked);
+    acked.since(Some(&said), 100).into_iter().for_each(|update| counter.update(update));
+    assert_eq!(fixture.programmed(), "Programmed 2/2 of 2");
+    // It is the holder no more.
+    fixture.role.send_replace(Role::Follower(None));
+    assert_eq!(fixture.programmed(), "Programmed 1/1 of 2");
+    assert_eq!(fixture.keeper.tenure.writes(), None);
+}
+
+/// The same object, with a status that another replica wrote.
+fn had_subscribers_before(published: &mut Published) {
+    let mut declared = Declared::clone(&published.declared[&object()]);
+    declared.status.rollout =
+        Some(fairlead_crds::Rollout { subscribed: 3, ..fairlead_crds::Rollout::default() });
+    published.declared = Arc::new([(object(), Arc::new(declared))].into());
+}
+
+#[test]
+fn a_new_holder_writes_nothing_until_who_was_there_has_had_the_time_to_appear() {
+    let mut fixture = Fixture::new();
+    fixture.role.send_replace(Role::Follower(None));
+    had_subscribers_before(&mut fixture.published);
+    fixture.programmed();
+    assert_eq!(fixture.keeper.tenure.writes(), None);
+    fixture.role.send_replace(Role::Holder);
+    fixture.programmed();
+    assert_eq!(fixture.keeper.tenure.writes(), None);
+    fixture.now += RECONNECT;
+    fixture.programmed();
+    assert_eq!(fixture.keeper.tenure.writes(), Some(1));
+    // Another time is another number.
+    fixture.role.send_replace(Role::Follower(None));
+    fixture.programmed();
+    fixture.role.send_replace(Role::Holder);
+    fixture.programmed();
+    fixture.now += RECONNECT;
+    fixture.programmed();
+    assert_eq!(fixture.keeper.tenure.writes(), Some(2));
+}
+
+#[test]
+fn a_new_holder_waits_for_a_ready_replica_and_not_for_ever() {
+    let mut fixture = Fixture::new();
+    let slice = json!({
+        "metadata": {"name": "s", "namespace": "fairlead-system", "labels": {"kubernetes.io/service-name": "fairlead-operator"}},
+        "addressType": "IPv4",
+        "endpoints": [{"addresses": ["10.0.0.2"], "targetRef": {"kind": "Pod", "name": "other"}}],
+    });
+    let slice = crate::model::EndpointSlice::from_api(&serde_json::from_value(slice).unwrap()).unwrap();
+    fixture.presence.slice(&slice.key, Some(&slice));
+    assert_eq!(fixture.programmed(), "ReplicaBehind 0/0 of 1");
+    fixture.now += RECONNECT;
+    fixture.programmed();
+    assert_eq!(fixture.keeper.tenure.writes(), None);
+    fixture.now += RECONNECT;
+    assert_eq!(fixture.programmed(), "ReplicaBehind 0/0 of 1");
+    assert_eq!(fixture.keeper.tenure.writes(), Some(1));
+}
+
+#[test]
+fn where_nobody_subscribed_there_is_nobody_to_wait_for() {
+    let mut fixture = Fixture::new();
+    fixture.programmed();
+    assert_eq!(fixture.keeper.tenure.writes(), Some(1));
+}
+
+#[test]
+fn a_new_holder_keeps_the_times_that_were_written() {
+    let mut fixture = Fixture::new();
+    had_subscribers_before(&mut fixture.published);
+    let a = fixture.client("shop/a");
+    fixture.acks(a);
+    let mut declared = Declared::clone(&fixture.published.declared[&object()]);
+    fixture.programmed();
+    declared.status = fixture.keeper.statuses[&object()].clone();
+    fixture.published.declared = Arc::new([(object(), Arc::new(declared))].into());
+    fixture.role.send_replace(Role::Follower(None));
+    fixture.programmed();
+    // For a while it sees the object as Pending, and says so to nobody.
+    fixture.role.send_replace(Role::Holder);
+    fixture
+        .hub
+        .registry()
+        .apply(a, vec![Change::Acked(ResourceKind::Route, "shop/reviews:9080".into(), None)]);
+    let later = Timestamp::from_second(1_000).unwrap();
+    fixture.keeper.update(&fixture.published, fixture.now, later);
+    assert_eq!(fixture.keeper.statuses[&object()].conditions.last().unwrap().status, "False");
+    fixture.acks(a);
+    fixture.keeper.update(&fixture.published, fixture.now, later);
+    fixture.now += RECONNECT;
+    fixture.keeper.update(&fixture.published, fixture.now, later);
+    assert_eq!(fixture.keeper.tenure.writes(), Some(2));
+    assert_eq!(fixture.keeper.statuses[&object()], fixture.published.declared[&object()].status);
 }

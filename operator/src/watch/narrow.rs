@@ -56,6 +56,7 @@ pub(super) fn pod(object: &PodObject) -> Pod {
         host_network: object.spec.host_network,
         addresses,
         phase: status.phase.as_deref().map(Into::into),
+        terminating: object.metadata.deletion_timestamp.is_some(),
     }
 }
 

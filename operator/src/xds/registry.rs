@@ -18,6 +18,10 @@ use super::snapshot::{ResourceKind, ResourceName};
 /// very likely still runs, on its last config, and reconnects within this time.
 const REMEMBERED: Duration = Duration::from_secs(30);
 
+/// A client that is back has asked for everything again within this time. Until then its lost stream speaks for
+/// what it has not asked for yet, so that nothing seems to have no subscriber in between.
+const RESUMED: Duration = Duration::from_secs(1);
+
 /// A stream's number: later streams have higher ones.
 pub type StreamId = u64;
 
@@ -25,6 +29,8 @@ pub type StreamId = u64;
 #[derive(Debug, Default)]
 pub struct Registry {
     latest: StreamId,
+    /// Counts streams that came, were named, were lost or went.
+    movements: u64,
     streams: BTreeMap<StreamId, Stream>,
     wanted: HashMap<ResourceKind, Wanted>,
     touched: HashSet<ResourceName>,
@@ -51,6 +57,10 @@ pub struct Answer {
 pub struct Stream {
     /// `node.id`; empty until the first request.
     pub node: Arc<str>,
+    /// The client's own number of the stream: higher than that of every earlier one, on whichever replica.
+    pub number: Option<u64>,
+    /// When the first request said whose stream it is.
+    named: Option<Instant>,
     /// Where it comes from.
     pub peer: Option<SocketAddr>,
     /// Which protocol it speaks.
@@ -108,6 +118,8 @@ impl Registry {
         let mailbox = Arc::new(Mailbox::default());
         let stream = Stream {
             node: "".into(),
+            number: None,
+            named: None,
             peer,
             protocol,
             lost: None,
@@ -118,14 +130,13 @@ impl Registry {
         (self.latest, mailbox)
     }
 
-    /// Notes the stream's client; an older, lost stream of the same client is forgotten.
-    pub fn name(&mut self, id: StreamId, node: &Arc<str>) {
+    /// Notes the stream's client, and the client's own number of the stream.
+    pub fn name(&mut self, id: StreamId, node: &Arc<str>, number: Option<u64>, now: Instant) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
         stream.node.clone_from(node);
-        let replaced = |other: &Stream| other.lost.is_some() && other.node == *node;
-        let old: Vec<StreamId> =
-            self.streams.iter().filter(|(_, other)| replaced(other)).map(|(id, _)| *id).collect();
-        old.into_iter().for_each(|id| self.forget(id));
+        stream.number = number;
+        stream.named = Some(now);
+        self.movements += 1;
     }
 
     /// Notes that a stream has ended.
@@ -133,23 +144,50 @@ impl Registry {
         match (ending, self.streams.get_mut(&id)) {
             (Ending::Lost, Some(stream)) if !stream.node.is_empty() => {
                 stream.lost = Some(now);
+                self.movements += 1;
                 self.touch_all(id);
-                let node = self.streams.get(&id).map(|stream| stream.node.clone());
-                // It is back already, on a later stream.
-                if self.streams.range(id + 1..).any(|(_, later)| Some(&later.node) == node.as_ref()) {
-                    self.forget(id);
-                }
             }
             _ => self.forget(id),
         }
     }
 
-    /// Forgets who was lost long ago.
+    /// Forgets who was lost long ago, and lost streams of clients that are back.
     pub fn expire(&mut self, now: Instant) {
-        let over = |stream: &Stream| stream.lost.is_some_and(|lost| now.duration_since(lost) >= REMEMBERED);
+        let lost: HashSet<&str> =
+            self.streams.values().filter(|it| it.lost.is_some()).map(|it| &*it.node).collect();
+        if lost.is_empty() {
+            return;
+        }
+        let mut back: HashMap<&str, StreamId> = HashMap::new();
+        for (id, stream) in &self.streams {
+            let resumed = stream.named.is_some_and(|named| now.duration_since(named) >= RESUMED);
+            if resumed && lost.contains(&*stream.node) {
+                back.insert(&stream.node, *id);
+            }
+        }
+        let over = |id: StreamId, stream: &Stream| {
+            stream.lost.is_some_and(|lost| {
+                now.duration_since(lost) >= REMEMBERED
+                    || back.get(&*stream.node).is_some_and(|later| *later > id)
+            })
+        };
         let old: Vec<StreamId> =
-            self.streams.iter().filter(|(_, stream)| over(stream)).map(|(id, _)| *id).collect();
+            self.streams.iter().filter(|(id, stream)| over(**id, stream)).map(|(id, _)| *id).collect();
         old.into_iter().for_each(|id| self.forget(id));
+    }
+
+    /// Forgets the lost streams of a client that is not coming back.
+    pub fn dismiss(&mut self, node: &str) {
+        let gone = |stream: &Stream| stream.lost.is_some() && *stream.node == *node;
+        let ids: Vec<StreamId> =
+            self.streams.iter().filter(|(_, stream)| gone(stream)).map(|(id, _)| *id).collect();
+        ids.into_iter().for_each(|id| self.forget(id));
+    }
+
+    /// Differs from what it was when a stream has come, was named, was lost or has gone.
+    #[must_use]
+    pub fn movements(&self) -> u64 {
+        self.movements
     }
 
     /// Takes over what happened on a stream.
@@ -217,7 +255,10 @@ impl Registry {
         for id in ids {
             let Some(stream) = self.streams.get(&id) else { continue };
             let answer = wanted.names.get(name).and_then(|streams| streams.get(&id));
-            latest.insert(&stream.node, Subscriber { id, stream, answer });
+            // Those without a number, and those of equal ones, are in the order of their arrival.
+            if latest.get(&*stream.node).is_none_or(|known| known.stream.number <= stream.number) {
+                latest.insert(&stream.node, Subscriber { id, stream, answer });
+            }
         }
         latest.into_values().collect()
     }
@@ -259,6 +300,7 @@ impl Registry {
 
     fn forget(&mut self, id: StreamId) {
         let Some(stream) = self.streams.remove(&id) else { return };
+        self.movements += 1;
         for (kind, name) in stream.names {
             self.unwant(id, kind, &name);
             self.touched.insert((kind, name));

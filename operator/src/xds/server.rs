@@ -22,6 +22,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::codegen::{Service, http};
 use tonic::server::{Grpc, NamedService, StreamingService};
+use tonic::service::Routes;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Code, Request, Status, Streaming};
 
@@ -46,12 +47,13 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 /// long for it to let go of routes. Many round trips; little for a person who waits.
 const HOLD: Duration = Duration::from_secs(2);
 
-/// Serves xDS on `listener` until `shutdown` is true. Then every stream ends with `UNAVAILABLE`,
+/// Serves xDS on `listener`, and `beside` it other gRPC services, until `shutdown` is true. Then every stream ends with `UNAVAILABLE`,
 /// which tells clients to keep what they have and to connect again.
 pub async fn serve(
     listener: TcpListener,
     hub: Arc<Hub>,
     metrics: Arc<Metrics>,
+    beside: Routes,
     mut shutdown: watch::Receiver<bool>,
 ) -> Result<(), tonic::transport::Error> {
     let service = Ads { hub, metrics, shutdown: shutdown.clone() };
@@ -59,7 +61,7 @@ pub async fn serve(
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .max_concurrent_streams(STREAMS_A_CONNECTION)
-        .add_service(service)
+        .add_routes(beside.add_service(service))
         .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), async move {
             // An error means that the sender is gone, and the process with it.
             let _ = shutdown.wait_for(|stop| *stop).await;
@@ -284,7 +286,7 @@ impl<R: DiscoveryMessage> Stream<R> {
         request.give_to(&mut self.session)?;
         if let Some(node) = self.session.node().filter(|_| !named) {
             tracing::info!(stream = self.id, %node, protocol = R::PROTOCOL.as_str(), "client connected");
-            self.hub.registry().name(self.id, node);
+            self.hub.registry().name(self.id, node, self.session.number(), Instant::now());
         }
         // Before the snapshot is looked at, see hub.rs.
         self.report();

@@ -141,6 +141,7 @@ pub struct Session {
     protocol: Protocol,
     limits: Limits,
     node: Option<Arc<str>>,
+    number: Option<u64>,
     clusters: Subscription,
     endpoints: Subscription,
     listeners: Subscription,
@@ -157,6 +158,7 @@ impl Session {
             protocol,
             limits,
             node: None,
+            number: None,
             clusters: Subscription::default(),
             endpoints: Subscription::default(),
             listeners: Subscription::default(),
@@ -176,6 +178,12 @@ impl Session {
     #[must_use]
     pub fn node(&self) -> Option<&Arc<str>> {
         self.node.as_ref()
+    }
+
+    /// The client's own number of this stream, if it has one.
+    #[must_use]
+    pub fn number(&self) -> Option<u64> {
+        self.number
     }
 
     /// Takes one request of a delta stream. A refusal ends the stream.
@@ -297,6 +305,7 @@ impl Session {
     fn identify(&mut self, node: Option<&Node>) -> Result<(), Refusal> {
         if self.node.is_none() {
             self.node = Some(self.limits.check_node(node.map_or("", |node| node.id.as_str()))?);
+            self.number = node.and_then(Limits::stream_number);
         }
         Ok(())
     }

@@ -16,12 +16,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use envoy_types::pb::envoy::config::core::v3::{Node, node::UserAgentVersionType};
 use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
+use envoy_types::pb::google::protobuf::{Struct, Value, value};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::codec::Streaming;
@@ -70,6 +71,8 @@ pub struct Client {
     wanted: watch::Receiver<BTreeSet<Arc<str>>>,
     state: watch::Sender<State>,
     retired: mpsc::UnboundedSender<Retired>,
+    /// The number of the last stream.
+    stream: u64,
     subscription: Subscription,
     assembler: Assembler,
 }
@@ -93,9 +96,18 @@ impl Client {
         let (wanted, wanted_names) = watch::channel(BTreeSet::new());
         let (state, state_seen) = watch::channel(State::default());
         let (retired, retired_seen) = mpsc::unbounded_channel();
-        let subscription = Subscription::new(node(&options.pod));
+        let subscription = Subscription::default();
         let assembler = Assembler::default();
-        let client = Self { options, config, wanted: wanted_names, state, retired, subscription, assembler };
+        let client = Self {
+            options,
+            config,
+            wanted: wanted_names,
+            state,
+            retired,
+            stream: 0,
+            subscription,
+            assembler,
+        };
         (client, Handle { wanted, state: state_seen }, retired_seen)
     }
 
@@ -125,7 +137,8 @@ impl Client {
     /// One stream, from the connection to its end.
     async fn stream(&mut self, backoff: &mut Backoff) -> Ended {
         let (outbox, requests) = mpsc::channel(OUTBOX);
-        self.subscription.opened();
+        self.stream = number(self.stream, SystemTime::now());
+        self.subscription.opened(node(&self.options.pod, self.stream));
         let mut responses = Responses::new(self.options.operator.clone(), requests);
         loop {
             let sending = self.subscription.has_request();
@@ -321,7 +334,20 @@ fn in_full(error: &dyn Error) -> String {
     text
 }
 
-fn node(pod: &str) -> Node {
+/// The number of the next stream: higher than every one before, also those of this pod's sidecar before it was
+/// restarted. So the replicas of the operator agree which of two streams is the later, whatever their clocks
+/// say. Milliseconds since 1970 are whole numbers in an `f64`, which is what the metadata can carry.
+fn number(last: u64, wall: SystemTime) -> u64 {
+    let since = wall.duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX).max(last + 1)
+}
+
+/// Who asks. What no other xDS server needs to know stands under our own key.
+fn node(pod: &str, stream: u64) -> Node {
+    let value = |kind| Value { kind: Some(kind) };
+    let ours =
+        Struct { fields: [("stream".to_owned(), value(value::Kind::NumberValue(stream as f64)))].into() };
+    let metadata = [("fairlead.dev".to_owned(), value(value::Kind::StructValue(ours)))].into();
     Node {
         id: pod.to_owned(),
         cluster: pod.split('/').next().unwrap_or_default().to_owned(),
@@ -330,6 +356,7 @@ fn node(pod: &str) -> Node {
             env!("CARGO_PKG_VERSION").to_owned(),
         )),
         client_features: vec!["envoy.lb.does_not_support_overprovisioning".to_owned()],
+        metadata: Some(Struct { fields: metadata }),
         ..Node::default()
     }
 }

@@ -119,13 +119,15 @@ pub struct Received {
     pub meaningful: bool,
 }
 
-impl Subscription {
-    /// A client of this identity that asks for nothing yet.
-    pub fn new(node: Node) -> Self {
+impl Default for Subscription {
+    /// A client that asks for nothing yet.
+    fn default() -> Self {
         let types = Kind::ALL.into_iter().map(|kind| (kind, Names::default())).collect();
-        Self { node, types, open: false, introduced: false, answers: VecDeque::new() }
+        Self { node: Node::default(), types, open: false, introduced: false, answers: VecDeque::new() }
     }
+}
 
+impl Subscription {
     /// Sets the names of a type that are asked for. Says how many of them are over the limit and left out.
     pub fn want(&mut self, kind: Kind, mut names: BTreeSet<Arc<str>>) -> usize {
         let before = names.len();
@@ -155,8 +157,10 @@ impl Subscription {
         left_out
     }
 
-    /// A new stream is open: everything is asked for on it, with the versions that are held.
-    pub fn opened(&mut self) {
+    /// A new stream is open: everything is asked for on it, with the versions that are held. `node` says who
+    /// asks, and on which of its streams.
+    pub fn opened(&mut self, node: Node) {
+        self.node = node;
         self.open = true;
         self.introduced = false;
         self.answers.clear();

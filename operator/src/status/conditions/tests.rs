@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::model::{Kind, ObjectKey, ObjectRef};
-use crate::status::report::ClientReport;
+use crate::status::report::ClientState;
 
 fn object() -> ObjectRef {
     ObjectRef::new(Kind::ServiceRoute, ObjectKey::new("shop", "reviews"))
@@ -21,10 +21,10 @@ fn declared(generation: i64) -> Declared {
     Declared { generation, content, written: Arc::new(written), status: Status::default() }
 }
 
-fn report(generation: i64, clients: &[(&str, ClientState)]) -> Report {
-    let clients =
-        clients.iter().map(|(client, state)| ClientReport { client: (*client).into(), state: state.clone() });
-    Report { replica: "r".into(), object: object(), generation, clients: clients.collect() }
+fn tally(generation: i64, clients: &[(&str, ClientState)]) -> Tally {
+    let clients: Vec<(Arc<str>, ClientState)> =
+        clients.iter().map(|(client, state)| ((*client).into(), state.clone())).collect();
+    Tally::of(generation, clients.iter().map(|(client, state)| (client, state.clone())))
 }
 
 fn problem(condition: model::Condition, severity: Severity, reason: &'static str, message: &str) -> Problem {
@@ -42,7 +42,7 @@ fn short(status: &Status) -> Vec<String> {
 
 #[test]
 fn without_problems_and_subscribers_all_is_true() {
-    let status = status(&declared(3), &[], &[report(3, &[])], 1, &Status::default(), at(10));
+    let status = status(&declared(3), &[], &tally(3, &[]), &Status::default(), at(10));
     assert_eq!(
         short(&status),
         ["Accepted=True Accepted", "ResolvedRefs=True ResolvedRefs", "Programmed=True NoSubscribers"]
@@ -71,7 +71,7 @@ fn programmed_follows_the_clients() {
             "1 of 2 sidecars refused generation 3; b says: bad regex",
         ),
     ] {
-        let status = status(&declared(3), &[], &[report(3, &clients)], 1, &Status::default(), at(10));
+        let status = status(&declared(3), &[], &tally(3, &clients), &Status::default(), at(10));
         let programmed = status.conditions.last().unwrap();
         assert_eq!(format!("{} {}", programmed.status, programmed.reason), expected);
         assert_eq!(programmed.message, message);
@@ -82,10 +82,14 @@ fn programmed_follows_the_clients() {
 
 #[test]
 fn a_replica_that_is_behind_makes_it_unknown() {
-    for reports in [vec![report(3, &[])], vec![report(3, &[]), report(2, &[])]] {
-        let status = status(&declared(3), &[], &reports, 2, &Status::default(), at(10));
-        assert_eq!(short(&status)[2], "Programmed=Unknown ReplicaBehind");
-    }
+    let tally =
+        Tally { replicas: 2, behind: vec!["operator-b".into()], ..tally(3, &[("a", ClientState::Acked)]) };
+    let status = status(&declared(3), &[], &tally, &Status::default(), at(10));
+    assert_eq!(short(&status)[2], "Programmed=Unknown ReplicaBehind");
+    assert_eq!(
+        status.conditions[2].message,
+        "1 of 2 replicas of the operator have not reported generation 3; waiting for operator-b"
+    );
 }
 
 #[test]
@@ -96,7 +100,7 @@ fn problems_are_told_where_they_belong() {
         problem(model::Condition::ResolvedRefs, Severity::Error, "BackendNotFound", "no Service shop/b"),
         problem(model::Condition::Conflicted, Severity::Error, "Conflicted", "shop/older decides"),
     ];
-    let status = status(&declared(1), &problems, &[report(1, &[])], 1, &Status::default(), at(10));
+    let status = status(&declared(1), &problems, &tally(1, &[]), &Status::default(), at(10));
     assert_eq!(
         short(&status),
         [
@@ -114,7 +118,7 @@ fn problems_are_told_where_they_belong() {
 fn what_is_not_accepted_is_not_programmed() {
     let invalid =
         Declared { content: Err(vec!["spec.a: x".to_owned(), "spec.b: y".to_owned()]), ..declared(2) };
-    let status = status(&invalid, &[], &[report(2, &[])], 1, &Status::default(), at(10));
+    let status = status(&invalid, &[], &tally(2, &[]), &Status::default(), at(10));
     assert_eq!(short(&status)[0], "Accepted=False Invalid");
     assert_eq!(status.conditions[0].message, "spec.a: x; spec.b: y");
     assert_eq!(short(&status)[2], "Programmed=False Invalid");
@@ -122,10 +126,9 @@ fn what_is_not_accepted_is_not_programmed() {
 
 #[test]
 fn a_transition_has_the_time_of_its_change() {
-    let pending = [report(1, &[("a", ClientState::Pending)])];
-    let first = status(&declared(1), &[], &pending, 1, &Status::default(), at(10));
-    let acked = [report(2, &[("a", ClientState::Acked)])];
-    let second = status(&declared(2), &[], &acked, 1, &first, at(20));
+    let first =
+        status(&declared(1), &[], &tally(1, &[("a", ClientState::Pending)]), &Status::default(), at(10));
+    let second = status(&declared(2), &[], &tally(2, &[("a", ClientState::Acked)]), &first, at(20));
     let times: Vec<i64> = second.conditions.iter().map(|it| it.last_transition_time.0.as_second()).collect();
     assert_eq!(times, [10, 10, 20]);
 }

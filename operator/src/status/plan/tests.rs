@@ -46,24 +46,9 @@ fn conditions_are_written_at_once_and_counters_now_and_then() {
 fn a_restart_writes_nothing_anew() {
     let now = Instant::now();
     let mut plan = Plan::new(now);
-    plan.found(&object("a"), 1, &status("True", "3 of 3"), now);
+    plan.found(&object("a"), &status("True", "3 of 3"));
     assert_eq!(plan.due(&wanted(&[("a", "True", "3 of 3")]), now), (vec![], None));
     assert_eq!(plan.due(&wanted(&[("a", "False", "3 of 3")]), now).0.len(), 1);
-}
-
-#[test]
-fn clients_have_time_to_come_back_after_a_restart() {
-    let now = Instant::now();
-    let mut plan = Plan::new(now);
-    let rollout =
-        fairlead_crds::Rollout { generation: 1, subscribed: 3, ..fairlead_crds::Rollout::default() };
-    let before = Status { rollout: Some(rollout), ..status("True", "3 of 3") };
-    plan.found(&object("a"), 1, &before, now);
-    plan.found(&object("b"), 2, &before, now); // Another generation is news.
-    let nobody = wanted(&[("a", "True", "nobody"), ("b", "True", "nobody")]);
-    let (writes, next) = plan.due(&nobody, now);
-    assert_eq!((writes.len(), next), (1, Some(now + RECONNECT)));
-    assert_eq!(plan.due(&nobody, now + RECONNECT).0.len(), 1);
 }
 
 #[test]

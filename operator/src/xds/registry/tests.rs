@@ -7,7 +7,7 @@ const CLOSED: Ending = Ending::Closed;
 
 fn named(registry: &mut Registry, node: &str) -> (StreamId, Arc<Mailbox>) {
     let (id, mailbox) = registry.open(Protocol::Delta, None);
-    registry.name(id, &node.into());
+    registry.name(id, &node.into(), None, Instant::now());
     (id, mailbox)
 }
 
@@ -78,11 +78,44 @@ fn a_client_that_comes_back_counts_once() {
     let (new, _) = subscribed(&mut registry, "a", "x");
     assert_eq!(registry.subscribers(Cluster, "x").iter().map(|it| it.id).collect::<Vec<_>>(), [new]);
     registry.close(old, Ending::Lost, now);
+    registry.expire(now + RESUMED * 2);
     assert_eq!(registry.streams().count(), 1);
     // Back after it is known.
     registry.close(new, Ending::Lost, now);
-    let (third, _) = subscribed(&mut registry, "a", "x");
+    let (third, _) = named(&mut registry, "a");
+    // It has not asked for it again yet: the lost stream speaks for it, for a moment.
+    registry.expire(now);
+    assert_eq!(nodes(&registry, Cluster, "x"), ["a"]);
+    registry.expire(now + RESUMED * 2);
+    assert_eq!(nodes(&registry, Cluster, "x").len(), 0);
     assert_eq!(registry.streams().map(|(id, _)| id).collect::<Vec<_>>(), [third]);
+}
+
+#[test]
+fn the_clients_own_number_says_which_of_its_streams_is_the_later() {
+    let mut registry = Registry::default();
+    let mut numbered = |number| {
+        let (id, _) = registry.open(Protocol::Delta, None);
+        registry.name(id, &"a".into(), Some(number), Instant::now());
+        registry.apply(id, vec![Change::Subscribed(Cluster, "x".into())]);
+        id
+    };
+    // The later stream's first request overtook that of the earlier one.
+    let (later, _) = (numbered(8), numbered(7));
+    assert_eq!(registry.subscribers(Cluster, "x").iter().map(|it| it.id).collect::<Vec<_>>(), [later]);
+}
+
+#[test]
+fn whose_pod_is_gone_is_not_waited_for() {
+    let mut registry = Registry::default();
+    let (lost, _) = subscribed(&mut registry, "shop/a", "x");
+    let (open, _) = subscribed(&mut registry, "shop/a", "x");
+    registry.close(lost, Ending::Lost, Instant::now());
+    let before = registry.movements();
+    registry.dismiss("shop/a");
+    registry.dismiss("shop/b");
+    assert_eq!(registry.streams().map(|(id, _)| id).collect::<Vec<_>>(), [open]);
+    assert_ne!(registry.movements(), before);
 }
 
 #[test]

@@ -2,6 +2,9 @@
 
 use std::sync::Arc;
 
+use envoy_types::pb::envoy::config::core::v3::Node;
+use envoy_types::pb::google::protobuf::value::Kind;
+
 /// The bounds of one stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -73,6 +76,21 @@ impl Limits {
             return Ok(id.into());
         };
         Err(Refusal(format!("{fault}; write NAMESPACE/POD, for instance shop/reviews-7d4b9")))
+    }
+
+    /// The client's own number of this stream: of two streams of a client the one with the higher number is the
+    /// later, on whichever replica. Sidecars send it in `node.metadata["fairlead.dev"].stream`, others do not.
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "checked to be a whole number"
+    )]
+    pub(super) fn stream_number(node: &Node) -> Option<u64> {
+        let ours = node.metadata.as_ref()?.fields.get("fairlead.dev")?.kind.as_ref()?;
+        let Kind::StructValue(ours) = ours else { return None };
+        let Kind::NumberValue(number) = ours.fields.get("stream")?.kind.as_ref()? else { return None };
+        // The whole numbers that an f64 has without gaps.
+        (number.fract() == 0.0 && (1.0..=9_007_199_254_740_992.0).contains(number)).then_some(*number as u64)
     }
 
     /// A client's own words, as much of them as is kept.

@@ -29,14 +29,16 @@ const PATIENCE: Duration = Duration::from_secs(60);
 struct Opened {
     requests: mpsc::UnboundedReceiver<DeltaDiscoveryRequest>,
     responses: mpsc::UnboundedSender<Result<DeltaDiscoveryResponse, Status>>,
+    /// The client's own number of the stream.
+    number: f64,
 }
 
 impl Opened {
     async fn request(&mut self) -> DeltaDiscoveryRequest {
-        tokio::time::timeout(PATIENCE, self.requests.recv())
-            .await
-            .expect("a request in time")
-            .expect("a request")
+        let request = tokio::time::timeout(PATIENCE, self.requests.recv()).await;
+        let request = request.expect("a request in time").expect("a request");
+        self.number = request.node.as_ref().map_or(self.number, stream_number);
+        request
     }
 
     /// The next request that asks for names, past acknowledgements.
@@ -114,7 +116,9 @@ impl AggregatedDiscoveryService for Server {
                 }
             }
         });
-        self.0.send(Opened { requests, responses }).map_err(|_| Status::unavailable("the test is over"))?;
+        self.0
+            .send(Opened { requests, responses, number: 0.0 })
+            .map_err(|_| Status::unavailable("the test is over"))?;
         Ok(Response::new(Box::pin(UnboundedReceiverStream::new(sent))))
     }
 }
@@ -266,6 +270,25 @@ async fn a_change_of_endpoints_is_put_in_force_and_what_left_is_told() {
     assert_eq!(proxy.ports(), [2, 3]);
 }
 
+/// What the operator reads of the node.
+fn stream_number(node: &Node) -> f64 {
+    let ours = node.metadata.as_ref().unwrap().fields["fairlead.dev"].kind.clone().unwrap();
+    let value::Kind::StructValue(ours) = ours else { panic!("{ours:?}") };
+    let number = ours.fields["stream"].kind.clone().unwrap();
+    let value::Kind::NumberValue(number) = number else { panic!("{number:?}") };
+    number
+}
+
+#[test]
+fn stream_numbers_grow_also_when_the_clock_does_not() {
+    let at = |millis| UNIX_EPOCH + Duration::from_millis(millis);
+    assert_eq!(number(0, at(1_000)), 1_000);
+    assert_eq!(number(1_000, at(1_000)), 1_001);
+    assert_eq!(number(1_001, at(900)), 1_002);
+    assert_eq!(number(1_002, at(5_000)), 5_000);
+    assert_eq!(number(3, UNIX_EPOCH - Duration::from_secs(1)), 4);
+}
+
 #[tokio::test]
 async fn a_server_that_dies_takes_nothing_away_and_is_told_on_return_what_is_held() {
     let mut server = Running::start();
@@ -274,6 +297,7 @@ async fn a_server_that_dies_takes_nothing_away_and_is_told_on_return_what_is_hel
     proxy.handle.subscribe("shop/a:80");
     let mut stream = server.stream().await;
     stream.serve(&[1]).await;
+    let earlier = stream.number;
     proxy.until(|state| state.in_force("shop/a:80")).await;
 
     drop(server);
@@ -290,6 +314,7 @@ async fn a_server_that_dies_takes_nothing_away_and_is_told_on_return_what_is_hel
         versions.extend(request.initial_resource_versions.into_values().map(|version| (version, ())));
     }
     assert_eq!(versions.into_keys().collect::<Vec<_>>(), ["c1", "e[1]", "l1", "r1"]);
+    assert!(stream.number > earlier && earlier > 0.0, "{} {earlier}", stream.number);
     let state = proxy.until(|state| state.connected).await;
     assert!(state.in_force("shop/a:80"));
 
@@ -479,7 +504,7 @@ async fn what_a_silent_server_does_not_answer_is_given_up_after_a_while() {
     let config = Arc::new(ArcSwap::from_pointee(ProxyConfig::default()));
     let options = Options { operator: "http://127.0.0.1:1".parse().unwrap(), pod: "shop/a".to_owned() };
     let (mut client, _handle, _retired) = Client::new(options, Arc::clone(&config));
-    client.subscription.opened();
+    client.subscription.opened(node("shop/a", 1));
     client.assembler.want(&BTreeSet::from(["shop/a:80".into()]));
     client.subscription.want(Kind::Listener, BTreeSet::from(["shop/a:80".into()]));
     while client.subscription.request(now()).is_some() {}

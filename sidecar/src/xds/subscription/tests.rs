@@ -57,8 +57,8 @@ fn short(request: &DeltaDiscoveryRequest) -> String {
 
 /// Asked for these clusters on an open stream.
 fn clusters(wanted: &[&str]) -> Subscription {
-    let mut subscription = Subscription::new(node());
-    subscription.opened();
+    let mut subscription = Subscription::default();
+    subscription.opened(node());
     assert_eq!(subscription.want(Kind::Cluster, names(wanted)), 0);
     sent(&mut subscription);
     subscription
@@ -82,12 +82,12 @@ fn bad(name: &str) -> Resource {
 
 #[test]
 fn asks_for_names_and_acknowledges_what_it_gets() {
-    let mut subscription = Subscription::new(node());
+    let mut subscription = Subscription::default();
     subscription.want(Kind::Listener, names(&["a", "b"]));
     assert!(!subscription.has_request());
     assert!(subscription.request(start()).is_none());
 
-    subscription.opened();
+    subscription.opened(node());
     assert_eq!(sent(&mut subscription), ["Listener node +a +b"]);
 
     let received = subscription.receive(response(
@@ -104,8 +104,8 @@ fn asks_for_names_and_acknowledges_what_it_gets() {
 
 #[test]
 fn sends_nothing_for_a_type_without_names_lest_it_be_taken_for_a_wildcard() {
-    let mut subscription = Subscription::new(node());
-    subscription.opened();
+    let mut subscription = Subscription::default();
+    subscription.opened(node());
     assert!(sent(&mut subscription).is_empty());
     subscription.want(Kind::Cluster, names(&["*", ""]));
     assert!(sent(&mut subscription).is_empty());
@@ -169,7 +169,7 @@ fn a_new_stream_asks_for_everything_with_the_versions_held() {
     assert!(!subscription.has_request());
     subscription.want(Kind::Cluster, names(&["a", "b", "d"]));
 
-    subscription.opened();
+    subscription.opened(node());
     assert_eq!(
         sent(&mut subscription),
         ["Cluster node +a +b +d a=v1", "ClusterLoadAssignment +a"],
@@ -178,7 +178,7 @@ fn a_new_stream_asks_for_everything_with_the_versions_held() {
     let received = subscription.receive(response(Kind::Cluster, "1", vec![], &["a"]));
     assert_eq!(news(&received), ["a absent"]);
     subscription.closed();
-    subscription.opened();
+    subscription.opened(node());
     assert_eq!(sent(&mut subscription), ["Cluster node +a +b +d", "ClusterLoadAssignment +a"]);
 }
 
@@ -196,7 +196,7 @@ fn what_can_be_used_of_a_response_is_used_and_the_rest_named() {
 
     // On the next stream the server learns what is really used.
     subscription.closed();
-    subscription.opened();
+    subscription.opened(node());
     assert_eq!(sent(&mut subscription), ["Cluster node +a +b +c a=v2 b=good"]);
 }
 
@@ -219,7 +219,7 @@ fn what_is_sent_again_unchanged_changes_nothing() {
         subscription.receive(response(Kind::Cluster, "2", vec![resource("a", "v2", cluster("a"))], &[]));
     assert!(received.updates.is_empty() && received.nack.is_none());
     subscription.closed();
-    subscription.opened();
+    subscription.opened(node());
     assert_eq!(sent(&mut subscription), ["Cluster node +a a=v2"]);
 }
 
@@ -288,7 +288,7 @@ fn what_a_nack_says_is_bounded() {
 
 #[test]
 fn names_are_bounded() {
-    let mut subscription = Subscription::new(node());
+    let mut subscription = Subscription::default();
     let many = (0..MAX_NAMES + 7).map(|index| Arc::from(format!("{index:06}"))).collect();
     assert_eq!(subscription.want(Kind::Cluster, many), 7);
     let long = BTreeSet::from([Arc::from("y".repeat(MAX_NAME + 1))]);
@@ -301,15 +301,15 @@ fn a_long_version_is_not_kept() {
     let long = resource("a", &"v".repeat(MAX_VERSION + 1), cluster("a"));
     assert_eq!(news(&subscription.receive(response(Kind::Cluster, "1", vec![long], &[]))), ["a here"]);
     subscription.closed();
-    subscription.opened();
+    subscription.opened(node());
     assert_eq!(sent(&mut subscription), ["Cluster node +a"]);
 }
 
 #[test]
 fn what_is_never_answered_counts_as_absent_after_a_while() {
     let begin = start();
-    let mut subscription = Subscription::new(node());
-    subscription.opened();
+    let mut subscription = Subscription::default();
+    subscription.opened(node());
     subscription.want(Kind::Listener, names(&["l"]));
     subscription.want(Kind::Endpoints, names(&["a", "b", "c"]));
     assert_eq!(subscription.next_expiry(), None);
@@ -337,7 +337,7 @@ fn a_new_stream_that_is_silent_takes_nothing_away() {
     subscription.receive(response(Kind::Cluster, "1", vec![resource("a", "1", cluster("a"))], &[]));
     subscription.closed();
     assert_eq!(subscription.next_expiry(), None);
-    subscription.opened();
+    subscription.opened(node());
     while subscription.request(begin).is_some() {}
     let expired = subscription.expire(begin + UNANSWERED * 2);
     assert_eq!(expired.iter().map(|update| update.name.as_ref()).collect::<Vec<_>>(), ["b"]);
@@ -451,11 +451,11 @@ proptest::proptest! {
     #[test]
     fn the_client_ends_up_with_what_the_server_has(steps in proptest::collection::vec(any_step(), 0..80)) {
         let now = start();
-        let mut client = Subscription::new(node());
+        let mut client = Subscription::default();
         let mut server = Model::default();
         let mut view: BTreeMap<Arc<str>, Option<u16>> = BTreeMap::new();
         let mut wanted = BTreeSet::new();
-        client.opened();
+        client.opened(node());
         let request = |client: &mut Subscription, server: &mut Model| {
             let request = client.request(now);
             request.is_some_and(|request| { server.request(&request); true })
@@ -486,7 +486,7 @@ proptest::proptest! {
                 Step::Reconnect => {
                     client.closed();
                     server = Model { resources: std::mem::take(&mut server.resources), ..Model::default() };
-                    client.opened();
+                    client.opened(node());
                 }
             }
         }
