@@ -139,13 +139,8 @@ fn write(messages: &Receiver<Message>, mut sink: impl Write) {
 
 /// The trace that a request belongs to: W3C, then B3, then the request id.
 pub fn trace_id(headers: &http::HeaderMap) -> Option<String> {
-    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    let part = |name: &str, at: usize| text(name)?.split('-').nth(at).filter(|id| !id.is_empty());
-    part("traceparent", 1)
-        .or_else(|| part("b3", 0))
-        .or_else(|| text("x-b3-traceid"))
-        .or_else(|| text("x-request-id"))
-        .map(|id| id.chars().take(128).collect())
+    let id = String::from_utf8_lossy(crate::hops::trace(headers)?);
+    Some(id.chars().take(128).collect())
 }
 
 /// Now, as RFC 3339 in UTC with milliseconds.

@@ -21,6 +21,7 @@ use crate::drain::Phase;
 use crate::exchange::watched::{Held, Times, Watched};
 use crate::exchange::{Exchange, TARGET, UNPROCESSED, is_grpc, own_answer};
 use crate::failure::{Failure, Kind};
+use crate::hops::NO_RETRY;
 use crate::metrics::{Direction, Handles, Metrics};
 use crate::pool::admission::Want;
 use crate::pool::{Ask, Http1, Lease, Pool, PoolSettings, Slot, Stream, http2};
@@ -101,6 +102,7 @@ pub async fn serve(
     let mut exchange = Exchange::begin(proxy, Arc::clone(&endpoint.handles), caller, &parts);
     parts.headers.remove(UNPROCESSED);
     let target = parts.headers.remove(TARGET);
+    let inside = proxy.hops.enter(&mut parts.headers, now());
     let target = target.as_ref().and_then(|target| target.to_str().ok());
     let mut quota = None;
     if let Some(inbound) = proxy.inbound(endpoint.listen) {
@@ -120,7 +122,7 @@ pub async fn serve(
     let began = exchange.attempt(endpoint.application);
     let sent = hand_over(proxy, endpoint, caller, Request::from_parts(parts, body)).await;
     exchange.attempted(began);
-    let (mut response, held) = match sent {
+    let (mut response, mut held) = match sent {
         Ok((response, stream)) => (response, Held { stream, ..Held::default() }),
         Err(Refused::Unprocessed(failure)) => {
             exchange.failed(&failure);
@@ -135,6 +137,11 @@ pub async fn serve(
     };
     let headers = response.headers_mut();
     headers.remove(UNPROCESSED);
+    headers.remove(NO_RETRY);
+    if let Some(inside) = inside {
+        inside.mark(headers);
+        held.inside = Some(inside);
+    }
     if let Some(quota) = quota {
         Quota::apply(&quota, headers);
     }

@@ -26,5 +26,6 @@ pub mod failure;
 pub mod drain;
 pub mod spawn;
 pub mod access_log;
+pub mod hops;
 pub mod metrics;
 pub mod cli;

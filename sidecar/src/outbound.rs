@@ -26,6 +26,7 @@ use crate::config::{Destination, Service};
 use crate::exchange::watched::{Activity, Held, Times, Watched};
 use crate::exchange::{Exchange, UNPROCESSED, is_grpc, own_answer};
 use crate::failure::{Failure, Kind};
+use crate::hops::{self, Above, NO_RETRY};
 use crate::http1;
 use crate::metrics::{Direction, Handles, Metrics};
 use crate::outbound::attempt::{Answered, Attempt};
@@ -145,14 +146,19 @@ async fn follow(
         hop::for_http1(parts);
     }
     let in_flight = cluster.live.pool.begin(&cluster.settings.pool)?;
-    let limits = Limits::of(route, exchange.started());
+    let above = exchange.proxy().hops.above(&parts.headers);
+    let limits = Limits::of(route, exchange.started(), above.deadline());
+    let deadline = [limits.times.deadline, hop::grpc_deadline(parts, exchange.started())];
+    let deadline = deadline.into_iter().flatten().min();
+    hops::tell(&mut parts.headers, 1, deadline, now());
     let mut upload = Upload::new(body, route.retry.attempts > 0, limits.times.idle.as_ref());
-    let sending = Sending { route, cluster, http2, limits, parts };
+    let sending = Sending { route, cluster, http2, limits, deadline, above, parts };
     let answered = sending.until_answered(exchange, &mut upload).await;
     exchange.received(upload.bytes());
     let idle = sending.limits.times.idle;
     let Answered { mut response, mut held, deadline } = answered?;
     response.headers_mut().remove(UNPROCESSED);
+    response.headers_mut().remove(NO_RETRY);
     route.apply_response(response.headers_mut(), backend);
     held.in_flight = Some(in_flight);
     Ok((response, held, Times { deadline, idle }))
@@ -164,6 +170,9 @@ struct Sending<'a> {
     cluster: &'a Arc<Cluster>,
     http2: bool,
     limits: Limits,
+    /// When nobody waits any more: the rule's time, that of the call above, or `grpc-timeout`.
+    deadline: Option<Instant>,
+    above: Above,
     parts: &'a Parts,
 }
 
@@ -176,8 +185,9 @@ struct Limits {
 }
 
 impl Limits {
-    fn of(route: &Route, started: Instant) -> Self {
-        let deadline = route.timeout.map(|limit| started + limit);
+    fn of(route: &Route, started: Instant, above: Option<Instant>) -> Self {
+        let own = route.timeout.map(|limit| started + limit);
+        let deadline = [own, above].into_iter().flatten().min();
         let idle = route.idle_timeout.map(|limit| (limit, Activity::new()));
         Self { times: Times { deadline, idle }, per_try: route.per_try_timeout }
     }
@@ -195,12 +205,15 @@ impl Sending<'_> {
         upload: &mut Upload,
     ) -> Result<Answered, Failure> {
         let budget = &self.cluster.live.budget;
-        let deadline = [self.limits.times.deadline, hop::grpc_deadline(self.parts, exchange.started())];
-        let deadline = deadline.into_iter().flatten().min();
-        let mut attempts = Attempts::new(&self.route.retry, self.parts, deadline);
+        let mut attempts = Attempts::new(&self.route.retry, self.parts, self.deadline);
+        if self.above.is_retry() {
+            attempts.forbid(NoRetry::BelowARetry);
+        }
         budget.request(now());
+        let mut again: Option<Parts> = None;
         loop {
-            let attempt = Attempt::new(self, exchange.proxy().worker, attempts.tried());
+            let parts = again.as_ref().unwrap_or(self.parts);
+            let attempt = Attempt::new(self, parts, exchange.proxy().worker, attempts.tried());
             let mut result = attempt.make(exchange, upload).await;
             if upload.is_broken() {
                 return Err(upload.failure());
@@ -209,6 +222,10 @@ impl Sending<'_> {
                 Ok(answered) => answered.ended(),
                 Err((failure, _)) => Ended::Failed(failure),
             };
+            if result.as_ref().is_ok_and(|answered| answered.response.headers().contains_key(NO_RETRY)) {
+                self.above.spent();
+                attempts.forbid(NoRetry::SpentBelow);
+            }
             let decided = attempts.after(ended, upload.is_replayable(), now(), budget);
             // What the endpoint answered counts, whether or not the caller gets to see it.
             if let Ok(answered) = &mut result {
@@ -217,11 +234,14 @@ impl Sending<'_> {
             match decided {
                 Ok(pause) => {
                     exchange.retried();
+                    self.above.spent();
                     if let Some(endpoint) = endpoint(&result) {
                         attempts.failed_at(endpoint);
                     }
                     drop(result);
                     tokio::time::sleep(pause).await;
+                    let next = again.get_or_insert_with(|| self.parts.clone());
+                    hops::tell(&mut next.headers, attempts.retries() + 1, self.deadline, now());
                 }
                 Err(why) => {
                     if !matches!(why, NoRetry::NotWanted) {

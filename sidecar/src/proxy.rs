@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 use crate::access_log::AccessLog;
 use crate::config::{Destination, Inbound, ProxyConfig};
 use crate::drain::Drain;
+use crate::hops::Hops;
 use crate::http1;
 use crate::metrics::Metrics;
 
@@ -25,6 +26,8 @@ pub struct Proxy {
     pub access_log: Option<AccessLog>,
     /// How far the end has come.
     pub drain: Drain,
+    /// The calls in flight to this pod.
+    pub hops: Arc<Hops>,
     /// What callers may send.
     pub http1: Arc<http1::Limits>,
 }
@@ -46,7 +49,7 @@ impl Proxy {
         metrics: Arc<Metrics>,
         drain: Drain,
     ) -> Self {
-        Self { worker, config, metrics, access_log: None, drain, http1: Arc::default() }
+        Self { worker, config, metrics, access_log: None, drain, hops: Arc::default(), http1: Arc::default() }
     }
 
     /// What is known of a destination; None: nothing yet.

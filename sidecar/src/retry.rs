@@ -110,17 +110,23 @@ pub enum NoRetry {
     DeadlineTooShort,
     /// The Service's retry budget is spent.
     BudgetSpent,
+    /// It is made for a call that is a retry itself.
+    BelowARetry,
+    /// A retry was spent on it further down.
+    SpentBelow,
 }
 
 impl NoRetry {
     /// Every reason, for the metric's labels.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::NotWanted,
         Self::NotIdempotent,
         Self::AttemptsSpent,
         Self::BodyNotReplayable,
         Self::DeadlineTooShort,
         Self::BudgetSpent,
+        Self::BelowARetry,
+        Self::SpentBelow,
     ];
 
     /// The word in log and metric.
@@ -132,6 +138,8 @@ impl NoRetry {
             Self::BodyNotReplayable => "body_not_replayable",
             Self::DeadlineTooShort => "deadline_too_short",
             Self::BudgetSpent => "budget_spent",
+            Self::BelowARetry => "below_a_retry",
+            Self::SpentBelow => "spent_below",
         }
     }
 }
@@ -144,6 +152,7 @@ pub struct Attempts<'p> {
     deadline: Option<Instant>,
     retries: u32,
     tried: Vec<SocketAddr>,
+    forbidden: Option<NoRetry>,
 }
 
 impl<'p> Attempts<'p> {
@@ -151,7 +160,12 @@ impl<'p> Attempts<'p> {
     pub fn new(policy: &'p RetryPolicy, request: &Parts, deadline: Option<Instant>) -> Self {
         let idempotent =
             policy.methods.contains(&request.method) || request.headers.contains_key("idempotency-key");
-        Self { policy, idempotent, deadline, retries: 0, tried: Vec::new() }
+        Self { policy, idempotent, deadline, retries: 0, tried: Vec::new(), forbidden: None }
+    }
+
+    /// No more attempts, whatever the rule says: retries at several hops would multiply.
+    pub fn forbid(&mut self, why: NoRetry) {
+        self.forbidden = Some(why);
     }
 
     /// How many retries were granted so far.
@@ -173,7 +187,7 @@ impl<'p> Attempts<'p> {
 
     /// Whether another attempt could be wanted at all: if not, no body needs to be kept for replay.
     pub fn may_retry(&self) -> bool {
-        self.retries < self.policy.attempts
+        self.forbidden.is_none() && self.retries < self.policy.attempts
     }
 
     /// Decides about another attempt: how long to wait before it, or why there is none. A token of the
@@ -195,6 +209,9 @@ impl<'p> Attempts<'p> {
         };
         if !safe_for_any && !self.idempotent {
             return Err(NoRetry::NotIdempotent);
+        }
+        if let Some(why) = self.forbidden {
+            return Err(why);
         }
         if !self.may_retry() {
             return Err(NoRetry::AttemptsSpent);

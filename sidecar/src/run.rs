@@ -48,6 +48,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     let metrics = Arc::new(Metrics::default());
     let config: Arc<ArcSwap<ProxyConfig>> = Arc::default();
     let drain = Drain::default();
+    let hops = Arc::default();
     let xds = client::Options { operator: options.operator.clone(), pod: options.pod.clone() };
     let (client, xds, retired) = Client::new(xds, Arc::clone(&config));
     let Bound { admin, metrics: metrics_page, ready, upstreams, inbounds } = bound;
@@ -80,7 +81,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     }
     for (number, listeners) in by_worker.into_iter().enumerate() {
         let proxy = Proxy::new(number, Arc::clone(&config), Arc::clone(&metrics), drain.clone());
-        let proxy = Arc::new(Proxy { access_log: access_log.clone(), ..proxy });
+        let proxy = Arc::new(Proxy { access_log: access_log.clone(), hops: Arc::clone(&hops), ..proxy });
         std::thread::Builder::new()
             .name(format!("worker-{number}"))
             .spawn(move || work(proxy, listeners))

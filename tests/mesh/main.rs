@@ -17,6 +17,7 @@ mod operator_restart;
 mod proxy_balance;
 mod proxy_drain;
 mod proxy_grpc;
+mod proxy_hops;
 mod proxy_inbound_down;
 mod proxy_limits;
 mod proxy_methods;

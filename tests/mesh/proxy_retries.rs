@@ -153,7 +153,8 @@ async fn ten_thousand_posts_none_twice_over_http2() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_provably_not_processed_is_hidden_from_posts() {
     let (_world, backends, _sidecar, address) = reviews("h2c").await;
-    for backend in &backends {
+    // Two of three: each attempt goes to another one, so the third is answered.
+    for backend in &backends[1..] {
         backend.set(seldom(&[Behaviour::RefuseStream]));
     }
     let outcomes = burst(address, 1_000, 8, post).await;

@@ -16,6 +16,7 @@ use crate::body::{Body, Error, Source};
 use crate::cluster::{Outcome, Picked};
 use crate::exchange::{Exchange, grpc_status};
 use crate::failure::Kind;
+use crate::hops::Inside;
 use crate::pool::{InFlight, Stream};
 use crate::proxy::now;
 
@@ -31,6 +32,8 @@ pub struct Held {
     pub stream: Option<Stream>,
     /// The place among `maxRequests`.
     pub in_flight: Option<InFlight>,
+    /// What the pod's own calls are to know of this one.
+    pub inside: Option<Inside>,
 }
 
 /// What is told of an endpoint whose answer ended well.

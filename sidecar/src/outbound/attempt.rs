@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Instant;
 
+use http::request::Parts;
 use http::{Request, Response, StatusCode};
 
 use crate::body::Body;
@@ -25,6 +26,7 @@ const STALE_CONNECTIONS: usize = 4;
 /// See the module.
 pub struct Attempt<'a> {
     sending: &'a Sending<'a>,
+    parts: &'a Parts,
     worker: usize,
     tried: &'a [SocketAddr],
     stage: Stage,
@@ -60,8 +62,8 @@ enum Connection {
 
 impl<'a> Attempt<'a> {
     /// An attempt at another endpoint than those in `tried`, if there is one.
-    pub fn new(sending: &'a Sending<'a>, worker: usize, tried: &'a [SocketAddr]) -> Self {
-        Self { sending, worker, tried, stage: Stage::Waiting }
+    pub fn new(sending: &'a Sending<'a>, parts: &'a Parts, worker: usize, tried: &'a [SocketAddr]) -> Self {
+        Self { sending, parts, worker, tried, stage: Stage::Waiting }
     }
 
     /// Makes it. A failure comes with the endpoint that it is about.
@@ -91,7 +93,7 @@ impl<'a> Attempt<'a> {
         match sent {
             Ok((response, stream)) => {
                 let verdict = Verdict { status: response.status(), grpc: is_grpc(response.headers()) };
-                let held = Held { picked: Some((picked, Some(verdict))), stream, in_flight: None };
+                let held = Held { picked: Some((picked, Some(verdict))), stream, ..Held::default() };
                 Ok(Answered { response, held, deadline })
             }
             Err(failure) => {
@@ -109,7 +111,7 @@ impl<'a> Attempt<'a> {
         picked: &mut Picked,
         upload: &mut Upload,
     ) -> Result<(Response<Body>, Option<Stream>), Failure> {
-        let parts = self.sending.parts;
+        let parts = self.parts;
         let mut stale = 0;
         loop {
             self.stage = Stage::Waiting;
