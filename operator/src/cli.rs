@@ -3,8 +3,10 @@
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
+use fairlead_crds::GatewayDuration;
 
 /// Compiles ServiceRoutes, RateLimitPolicies and OutlierDetections with Services and their
 /// endpoints into Envoy xDS v3, and serves it.
@@ -27,19 +29,61 @@ pub struct Cli {
     /// The name of this replica in status reports [default: the host's name]
     #[arg(long, env = "POD_NAME", value_name = "NAME")]
     replica: Option<String>,
-    /// The namespace of the operator, which has its Lease
+    /// The namespace of the operator: of its Lease, its Secret and its Service
     #[arg(long, env = "POD_NAMESPACE", value_name = "NAME", default_value = "fairlead-system")]
     namespace: String,
     /// Where the other replicas reach xDS of this one, IP or IP:PORT [default: the address of --xds-listen, or
     /// loopback where that is every address]
     #[arg(long, env = "POD_IP", value_name = "ADDR", value_parser = advertised)]
     advertise: Option<SocketAddr>,
+    /// How xDS clients say who they are: by a service-account token of their pod, over TLS, or not at all
+    /// [default: token; none with --source]
+    #[arg(long, env = "FAIRLEAD_IDENTITY", value_enum)]
+    identity: Option<Identity>,
+    /// Where the certificates of the ports come from: self, a Secret that the operator makes and renews, or a
+    /// folder with tls.crt, tls.key and ca.crt, such as a mounted Secret of cert-manager; read again when it
+    /// changes [default: self]
+    #[arg(long, env = "FAIRLEAD_CERTIFICATES", value_name = "self|FOLDER")]
+    certificates: Option<String>,
+    /// How long a new root is trusted everywhere before a certificate is signed with it, and how long an old
+    /// one stays: kubelets take up to two minutes to bring it into running pods [default: 5m]
+    #[arg(long, env = "FAIRLEAD_TRUST_DELAY", value_name = "DURATION")]
+    trust_delay: Option<GatewayDuration>,
+    /// The token, for the audience fairlead, by which other replicas know this one
+    #[arg(
+        long,
+        env = "FAIRLEAD_TOKEN",
+        value_name = "FILE",
+        default_value = "/var/run/fairlead/token/token"
+    )]
+    token: PathBuf,
     /// How log lines are written to standard error
     #[arg(long, env = "FAIRLEAD_LOG_FORMAT", value_enum, default_value = "text")]
     log_format: LogFormat,
     /// Which log lines are written, for instance info or info,fairlead_operator::xds=debug
     #[arg(long, env = "FAIRLEAD_LOG", value_name = "FILTER", default_value = "info")]
     log: String,
+}
+
+/// How xDS clients say who they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Identity {
+    /// By a token, over TLS.
+    Token,
+    /// Not at all, in plain text.
+    None,
+}
+
+/// Where the certificates of the ports come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Certificates {
+    /// A Secret that the operator makes and renews.
+    Own {
+        /// How long the rotation waits for running pods.
+        trust_delay: Duration,
+    },
+    /// A folder that somebody else writes.
+    Folder(PathBuf),
 }
 
 /// How log lines are written.
@@ -50,6 +94,9 @@ pub enum LogFormat {
     /// One JSON object a line.
     Json,
 }
+
+/// A kubelet renews a mounted ConfigMap within two minutes; twice that, and some.
+const TRUST_DELAY: Duration = Duration::from_secs(5 * 60);
 
 /// What the flags mean.
 #[derive(Clone, Debug)]
@@ -68,6 +115,10 @@ pub struct Settings {
     pub namespace: String,
     /// Where other replicas reach this one's xDS; port 0: the port that is bound.
     pub advertise: SocketAddr,
+    /// The certificates of a port that asks who its clients are; `None`: it asks nobody, in plain text.
+    pub certificates: Option<Certificates>,
+    /// The file of the token by which other replicas know this one.
+    pub token: PathBuf,
     /// How log lines are written.
     pub log_format: LogFormat,
     /// Which log lines are written.
@@ -91,9 +142,9 @@ pub struct Nonsense(String);
 impl Cli {
     /// Checks what was typed.
     pub fn interpret(self) -> Result<Settings, Nonsense> {
-        let source = match self.source {
+        let source = match &self.source {
             None => Source::Kubernetes,
-            Some(directory) if directory.is_dir() => Source::Directory(directory),
+            Some(directory) if directory.is_dir() => Source::Directory(directory.clone()),
             Some(path) if path.exists() => {
                 return Err(Nonsense(format!(
                     "--source {} is a file; give the directory that it is in",
@@ -112,6 +163,7 @@ impl Cli {
                 )));
             }
         };
+        let certificates = self.certificates(&source)?;
         if !is_loopback(self.admin_listen.ip()) {
             let (given, port) = (self.admin_listen, self.admin_listen.port());
             return Err(Nonsense(format!(
@@ -142,12 +194,47 @@ impl Cli {
             xds: self.xds_listen,
             admin: self.admin_listen,
             metrics: self.metrics_listen,
+            certificates,
+            token: self.token,
             replica: self.replica.filter(|name| !name.is_empty()).unwrap_or_else(host_name),
             namespace: self.namespace,
             advertise: self.advertise.unwrap_or_else(|| reachable(self.xds_listen)),
             log_format: self.log_format,
             log: self.log,
         })
+    }
+}
+
+impl Cli {
+    /// The certificates that identity needs; tokens are sent over TLS only.
+    fn certificates(&self, source: &Source) -> Result<Option<Certificates>, Nonsense> {
+        let nonsense = |text: &str| Err(Nonsense(text.to_owned()));
+        let default = if *source == Source::Kubernetes { Identity::Token } else { Identity::None };
+        match self.identity.unwrap_or(default) {
+            Identity::Token if *source != Source::Kubernetes => {
+                return nonsense(
+                    "--identity token asks the Kubernetes API about tokens, and --source has none; leave one of them out",
+                );
+            }
+            Identity::None if self.certificates.is_some() || self.trust_delay.is_some() => {
+                return nonsense(
+                    "--certificates and --trust-delay are for TLS, which is served with --identity token only; leave them out",
+                );
+            }
+            Identity::None => return Ok(None),
+            Identity::Token => {}
+        }
+        match self.certificates.as_deref() {
+            None | Some("self") => {
+                let trust_delay = self.trust_delay.as_ref().map_or(TRUST_DELAY, GatewayDuration::get);
+                Ok(Some(Certificates::Own { trust_delay }))
+            }
+            Some(_) if self.trust_delay.is_some() => nonsense(
+                "--trust-delay is for certificates that the operator renews itself; leave it out with --certificates FOLDER",
+            ),
+            Some("") => nonsense("--certificates is empty; write self, or the folder of the certificates"),
+            Some(folder) => Ok(Some(Certificates::Folder(folder.into()))),
+        }
     }
 }
 
@@ -226,7 +313,15 @@ mod tests {
         .unwrap();
         assert_eq!(settings.source, Source::Directory(directory.path().to_owned()));
         assert_eq!(settings.admin.to_string(), "127.0.0.1:0");
-        assert_eq!(interpret(&[]).unwrap().source, Source::Kubernetes);
+        assert_eq!(settings.certificates, None);
+        let settings = interpret(&[]).unwrap();
+        assert_eq!((settings.source, &*settings.namespace), (Source::Kubernetes, "fairlead-system"));
+        assert_eq!(settings.certificates, Some(Certificates::Own { trust_delay: Duration::from_secs(300) }));
+        let settings = interpret(&["--certificates", "self", "--trust-delay", "2s"]).unwrap();
+        assert_eq!(settings.certificates, Some(Certificates::Own { trust_delay: Duration::from_secs(2) }));
+        let settings = interpret(&["--certificates", "/tls"]).unwrap();
+        assert_eq!(settings.certificates, Some(Certificates::Folder("/tls".into())));
+        assert_eq!(interpret(&["--identity", "none"]).unwrap().certificates, None);
     }
 
     #[test]
@@ -258,6 +353,14 @@ mod tests {
             (&["--xds-listen", "reviews"], "not an address; write IP:PORT"),
             (&["--log", "fairlead=loud"], "is no filter"),
             (&["--advertise", "operator:15010"], "write IP, or IP:PORT"),
+            (
+                &["--source", directory.path().to_str().unwrap(), "--identity", "token"],
+                "leave one of them out",
+            ),
+            (&["--identity", "none", "--trust-delay", "1s"], "with --identity token only"),
+            (&["--identity", "none", "--certificates", "self"], "with --identity token only"),
+            (&["--certificates", "/tls", "--trust-delay", "1s"], "leave it out with --certificates FOLDER"),
+            (&["--certificates", ""], "write self, or the folder"),
         ] {
             let error = interpret(flags).unwrap_err();
             assert!(error.contains(message), "{flags:?}: {error}");

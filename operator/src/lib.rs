@@ -14,6 +14,12 @@ pub mod watch;
 
 pub mod xds;
 
+pub mod certificates;
+
+pub mod identity;
+
+pub mod tls;
+
 pub mod model;
 
 pub mod leader;

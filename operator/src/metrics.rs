@@ -29,6 +29,10 @@ pub struct Metrics {
     status_writes: Family<ResultLabel, Counter>,
     holds_lease: Gauge,
     last_publish: Gauge<f64, AtomicU64>,
+    certificate_ends: Family<CertificateLabel, Gauge>,
+    trust_writes: Family<ResultLabel, Counter>,
+    token_reviews: Family<ResultLabel, Counter>,
+    unidentified: Family<ReasonLabel, Counter>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -76,6 +80,43 @@ pub enum Scope {
     Endpoints,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CertificateLabel {
+    certificate: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabel {
+    reason: &'static str,
+}
+
+/// Which certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CertificateKind {
+    /// The one that our ports present.
+    Leaf,
+    /// The newest one that clients trust.
+    Root,
+}
+
+/// What became of a call to the API server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It did what it was asked.
+    Done,
+    /// It refused, or could not be reached.
+    Failed,
+}
+
+impl Outcome {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Failed => "failed",
+        }
+    }
+}
+
 /// What became of a status write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StatusWrite {
@@ -103,6 +144,10 @@ impl Default for Metrics {
             status_writes: Family::default(),
             holds_lease: Gauge::default(),
             last_publish: Gauge::default(),
+            certificate_ends: Family::default(),
+            trust_writes: Family::default(),
+            token_reviews: Family::default(),
+            unidentified: Family::default(),
         };
         metrics.register();
         metrics
@@ -144,6 +189,26 @@ impl Metrics {
             "last_publish_timestamp_seconds",
             "When a snapshot was last published",
             self.last_publish.clone(),
+        );
+        registry.register(
+            "certificate_expiry_timestamp_seconds",
+            "When the certificate of our ports, or the newest root that clients trust, ends",
+            self.certificate_ends.clone(),
+        );
+        registry.register(
+            "trust_writes",
+            "Writes of roots to namespaces and to the webhook configuration",
+            self.trust_writes.clone(),
+        );
+        registry.register(
+            "token_reviews",
+            "Tokens that the API server was asked about",
+            self.token_reviews.clone(),
+        );
+        registry.register(
+            "xds_unidentified_streams",
+            "Streams refused because their client is not known, or not whom it says",
+            self.unidentified.clone(),
         );
     }
 
@@ -220,6 +285,30 @@ impl Metrics {
     /// This replica is the one that writes statuses, or not.
     pub fn holds_lease(&self, holds: bool) {
         self.holds_lease.set(i64::from(holds));
+    }
+
+    /// A certificate ends then.
+    pub fn certificate_ends(&self, certificate: CertificateKind, end: jiff::Timestamp) {
+        let certificate = match certificate {
+            CertificateKind::Leaf => "leaf",
+            CertificateKind::Root => "root",
+        };
+        self.certificate_ends.get_or_create(&CertificateLabel { certificate }).set(end.as_second());
+    }
+
+    /// Roots were written somewhere, or not.
+    pub fn trust_written(&self, outcome: Outcome) {
+        self.trust_writes.get_or_create(&ResultLabel { result: outcome.as_str() }).inc();
+    }
+
+    /// The API server was asked about a token, and answered or not.
+    pub fn token_reviewed(&self, outcome: Outcome) {
+        self.token_reviews.get_or_create(&ResultLabel { result: outcome.as_str() }).inc();
+    }
+
+    /// A stream was refused for this reason.
+    pub fn unidentified(&self, reason: &'static str) {
+        self.unidentified.get_or_create(&ReasonLabel { reason }).inc();
     }
 
     /// A status was written, or not.

@@ -55,6 +55,8 @@ pub struct Publisher {
     /// Statuses or faults changed, and nothing else.
     notes: bool,
     presence: Arc<Presence>,
+    /// Pods that streams have not heard of.
+    moved: BTreeSet<ObjectKey>,
     metrics: Arc<Metrics>,
 }
 
@@ -84,6 +86,7 @@ impl Publisher {
             endpoints: BTreeSet::new(),
             notes: false,
             presence,
+            moved: BTreeSet::new(),
             metrics,
         }
     }
@@ -115,6 +118,9 @@ impl Publisher {
         published: watch::Sender<Published>,
     ) {
         loop {
+            for key in std::mem::take(&mut self.moved) {
+                hub.pod_changed(&key, self.inputs.pods.get(&key));
+            }
             let due = self.due();
             tokio::select! {
                 event = events.recv() => match event {
@@ -251,9 +257,10 @@ impl Publisher {
             Change::Pod(key, pod) => {
                 self.presence.pod(&key, pod.as_deref());
                 match pod {
-                    Some(pod) => drop(self.inputs.pods.insert(key, pod)),
+                    Some(pod) => drop(self.inputs.pods.insert(key.clone(), pod)),
                     None => drop(self.inputs.pods.remove(&key)),
                 }
+                self.moved.insert(key);
             }
             Change::Namespace(name, namespace) => match namespace {
                 Some(namespace) => drop(self.inputs.namespaces.insert(name, namespace)),

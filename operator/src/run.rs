@@ -1,14 +1,15 @@
 //! The picture: every task and every channel of the operator.
 //!
 //! ```text
-//! directory | kubernetes ──events──> publisher ──> hub <── xDS server (streams)
+//! directory | kubernetes ──events──> publisher ──> hub <── xDS server (streams) <── certificates, identities
 //!                                        │          │            └─ reports of other replicas ─> desk
 //!                                   published    moves                                            │
 //!                                        └────> status keeper <───────────────────────────────────┘
 //!                                                 │      └─> board ──> status writer (Kubernetes)
 //!                                                 │            └─────> admin
 //!                                                 └─ said ──> reporter ──> the holder of the lease
-//! lease ──role──> keeper, writer, reporter;  shutdown ──> all of them;  readiness ──> /readyz
+//! certificates (Secret | folder) ──bundle──> trust (ConfigMaps, webhook) ──carried──> certificates
+//! lease ──role──> keeper, writer, reporter, certificates, trust;  shutdown ──> all of them;  readiness ──> /readyz
 //! ```
 //!
 //! A task that ends before the shutdown ends the process: half an operator is worse than none.
@@ -28,19 +29,26 @@ use tokio::task::JoinSet;
 use tonic::service::Routes;
 
 use crate::admin::{self, Readiness, Sight};
-use crate::cli::{LogFormat, Settings, Source};
+use crate::certificates::folder::Folder;
+use crate::certificates::keeper::SecretKeeper;
+use crate::certificates::peers::Peers;
+use crate::certificates::rotation::Terms;
+use crate::certificates::{self, distribute};
+use crate::cli::{Certificates, LogFormat, Settings, Source};
+use crate::identity::Identities;
+use crate::identity::review::ApiServer;
 use crate::leader::{self, Candidate, Role};
 use crate::metrics::Metrics;
 use crate::publish::Publisher;
 use crate::publish::presence::Presence;
 use crate::status::desk::Desk;
-use crate::status::exchange::{self, server::Reports};
+use crate::status::exchange::{self, server::Gate, server::Reports};
 use crate::status::said::Said;
 use crate::status::{self, Board, Keeper};
 use crate::watch::directory::Directory;
 use crate::watch::{Event, Fault, kubernetes};
 use crate::xds::hub::Hub;
-use crate::xds::server;
+use crate::xds::server::{self, Guard};
 
 /// Batches of changes that wait for the publisher; a source that is faster waits itself.
 const EVENTS: usize = 256;
@@ -63,6 +71,16 @@ pub async fn run(
 
     // What can fail at once fails before a port is bound.
     let kubernetes = source(&settings.source, tell, metrics.clone(), &mut tasks).await?;
+    // A directory has no Lease: its operator is alone.
+    let alone = if kubernetes.is_some() { Role::Follower(None) } else { Role::Holder };
+    let (take_role, role) = watch::channel(alone);
+    let secured = match (&settings.certificates, &kubernetes) {
+        (Some(certificates), Some(client)) => {
+            let (namespace, role) = (&settings.namespace, role.clone());
+            Some(secure(certificates, client, namespace, role, &metrics, &mut tasks).await?)
+        }
+        _ => None,
+    };
 
     let (admin, address) = bind("admin", settings.admin).await?;
     say("admin", address);
@@ -86,9 +104,6 @@ pub async fn run(
     let (publish, published) = watch::channel(first);
     let (change, changed) = watch::channel(());
     let (say_said, said) = watch::channel(Said::default());
-    // A directory has no Lease: its operator is alone.
-    let alone = if kubernetes.is_some() { Role::Follower(None) } else { Role::Holder };
-    let (take_role, role) = watch::channel(alone);
     let keeper = Keeper::new(hub.clone(), board.clone(), desk.clone(), role.clone(), metrics.clone());
     tasks.spawn("status", done(keeper.run(published.clone(), change, say_said)));
     let replica = desk.own().clone();
@@ -103,8 +118,10 @@ pub async fn run(
 
     // Only now: a client that came before the first snapshot would hear that everything is gone.
     let (xds, address) = bind("xds", settings.xds).await?;
-    let reports = Routes::new(Reports::new(desk, role.clone(), ending.clone()));
-    tasks.spawn("xds", server::serve(xds, hub.clone(), metrics.clone(), reports, ending.clone()));
+    let (guard, peers) = secured.map(|secured| secured.for_xds(&settings)).unzip();
+    let gate = guard.as_ref().map(|guard: &Guard| Gate::new(guard.identities.clone(), &settings.namespace));
+    let reports = Routes::new(Reports::new(desk, role.clone(), gate, ending.clone()));
+    tasks.spawn("xds", server::serve(xds, hub.clone(), metrics.clone(), reports, guard, ending.clone()));
     // Only now: who holds the Lease has to be reached.
     if let Some(client) = kubernetes {
         let candidate = Candidate {
@@ -112,7 +129,7 @@ pub async fn run(
             replica: settings.replica,
             address: reached(settings.advertise, address),
         };
-        tasks.spawn("reporter", done(exchange::client::run(replica, role.clone(), said)));
+        tasks.spawn("reporter", done(exchange::client::run(replica, role.clone(), said, peers)));
         let writer = status::write::run(client.clone(), board, published, role, changed, metrics);
         tasks.spawn("status writer", done(writer));
         tasks.spawn("lease", done(leader::run(client, candidate, take_role, ending)));
@@ -153,6 +170,52 @@ async fn source(
             Ok(Some(client))
         }
     }
+}
+
+/// What TLS ports, and calls between replicas, need.
+struct Secured {
+    certificates: certificates::Certificates,
+    identities: Arc<Identities>,
+}
+
+impl Secured {
+    /// What stands before the xDS port, and how other replicas are called at theirs.
+    fn for_xds(self, settings: &Settings) -> (Guard, Peers) {
+        let guard = Guard { tls: self.certificates.serving.config(&["h2"]), identities: self.identities };
+        let peers = Peers::new(self.certificates.bundle, &settings.namespace, settings.token.clone());
+        (guard, peers)
+    }
+}
+
+/// Opens the certificates and keeps them, and whoever must trust them, up to date.
+async fn secure(
+    certificates: &Certificates,
+    client: &kube::Client,
+    namespace: &str,
+    role: watch::Receiver<Role>,
+    metrics: &Arc<Metrics>,
+    tasks: &mut Tasks,
+) -> Result<Secured> {
+    let (carry, carried) = watch::channel(None);
+    let certificates = match certificates {
+        Certificates::Own { trust_delay } => {
+            let terms = Terms::new(*trust_delay);
+            let (keeper, certificates) =
+                SecretKeeper::open(client.clone(), namespace, terms, metrics.clone()).await?;
+            tasks.spawn("certificates", done(keeper.run(role.clone(), carried)));
+            certificates
+        }
+        Certificates::Folder(path) => {
+            let (folder, certificates) = Folder::open(path).await?;
+            tasks.spawn("certificates", done(folder.run()));
+            certificates
+        }
+    };
+    let trust = distribute::run(client.clone(), certificates.bundle.clone(), role, carry, metrics.clone());
+    tasks.spawn("trust", done(trust));
+    let reviewer = Box::new(ApiServer::new(client.clone()));
+    let identities = Arc::new(Identities::new(reviewer, metrics.clone()));
+    Ok(Secured { certificates, identities })
 }
 
 /// Binds a port.

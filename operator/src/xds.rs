@@ -5,6 +5,8 @@
 //!             │
 //!          session (one stream, sans-io) ── wire (response messages)
 //!             │
+//!          view (what this client may have)
+//!             │
 //!          snapshot (resources by name, encoded once) ── encode
 //! ```
 
@@ -15,6 +17,7 @@ pub mod hub;
 pub mod registry;
 
 pub mod session;
+pub mod view;
 
 pub mod wire;
 

@@ -38,6 +38,8 @@ impl Operator {
         if let Some(source) = source {
             add("--source", source.display().to_string());
         }
+        // Sidecars of these tests are programs beside it, not pods: they have no tokens.
+        add("--identity", "none".to_owned());
         add("--xds-listen", xds.to_string());
         add("--admin-listen", admin.to_string());
         add("--metrics-listen", metrics.to_string());

@@ -35,6 +35,8 @@ pub struct Inputs {
 /// A Pod, as far as the mesh needs it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Pod {
+    /// Its uid: a later Pod may have the same name.
+    pub uid: Option<Arc<str>>,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
     /// Whom it runs as.

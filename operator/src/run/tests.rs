@@ -73,6 +73,8 @@ impl Operator {
             replica: "test".to_owned(),
             namespace: "fairlead-system".to_owned(),
             advertise: any,
+            certificates: None,
+            token: PathBuf::new(),
             log_format: LogFormat::Text,
             log: String::new(),
         };

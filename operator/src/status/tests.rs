@@ -83,7 +83,7 @@ impl Fixture {
 
     fn client(&self, node: &str) -> StreamId {
         let mut registry = self.hub.registry();
-        let (id, _) = registry.open(Protocol::Delta, None);
+        let (id, _) = registry.open(Protocol::Delta, None, None);
         registry.name(id, &node.into(), None, self.now);
         registry.apply(id, vec![Change::Subscribed(ResourceKind::Route, "shop/reviews:9080".into())]);
         id

@@ -51,6 +51,7 @@ pub(super) fn pod(object: &PodObject) -> Pod {
         addresses.truncate(status.pod_ips.len()); // podIP repeats the first of podIPs.
     }
     Pod {
+        uid: object.metadata.uid.as_deref().map(Into::into),
         labels: object.metadata.labels.clone().unwrap_or_default(),
         service_account: object.spec.service_account_name.as_deref().map(Into::into),
         host_network: object.spec.host_network,

@@ -21,7 +21,7 @@ use crate::model::mesh::{Port, PortName};
 use crate::model::service::Protocol;
 
 /// Before the address of an endpoint, in the name of the listener for its sidecar.
-const INBOUND: &str = "inbound/";
+pub const INBOUND: &str = "inbound/";
 
 /// After the names of Service and namespace, in the name that gRPC's client asks for.
 const CLUSTER_DOMAIN: &str = ".svc.cluster.local";

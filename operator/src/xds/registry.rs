@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::session::{Change, Protocol, wildcard_covers};
 use super::snapshot::{ResourceKind, ResourceName};
+use super::view::is_own;
 
 /// How long a client that vanished without a word still counts as one that has to take changes: it
 /// very likely still runs, on its last config, and reconnects within this time.
@@ -63,6 +64,8 @@ pub struct Stream {
     named: Option<Instant>,
     /// Where it comes from.
     pub peer: Option<SocketAddr>,
+    /// `NAMESPACE/POD`, where the client has proved it.
+    pub pod: Option<Arc<str>>,
     /// Which protocol it speaks.
     pub protocol: Protocol,
     /// When it was lost; `None` while it is open.
@@ -113,7 +116,12 @@ impl Registry {
     }
 
     /// Notes a new stream.
-    pub fn open(&mut self, protocol: Protocol, peer: Option<SocketAddr>) -> (StreamId, Arc<Mailbox>) {
+    pub fn open(
+        &mut self,
+        protocol: Protocol,
+        peer: Option<SocketAddr>,
+        pod: Option<Arc<str>>,
+    ) -> (StreamId, Arc<Mailbox>) {
         self.latest += 1;
         let mailbox = Arc::new(Mailbox::default());
         let stream = Stream {
@@ -121,6 +129,7 @@ impl Registry {
             number: None,
             named: None,
             peer,
+            pod,
             protocol,
             lost: None,
             names: BTreeSet::new(),
@@ -188,6 +197,21 @@ impl Registry {
     #[must_use]
     pub fn movements(&self) -> u64 {
         self.movements
+    }
+
+    /// The open streams of this pod, by the identity that it proved.
+    #[must_use]
+    pub fn streams_of(&self, pod: &str) -> usize {
+        let mine = |stream: &&Stream| stream.lost.is_none() && stream.pod.as_deref() == Some(pod);
+        self.streams.values().filter(mine).count()
+    }
+
+    /// Lets the streams of this pod look again at the listeners that only it may have.
+    pub fn look_again(&mut self, pod: &str) {
+        for stream in self.streams.values().filter(|stream| stream.pod.as_deref() == Some(pod)) {
+            let own = stream.names.iter().filter(|(kind, name)| is_own(*kind, name));
+            own.for_each(|name| stream.mailbox.deliver(name.clone()));
+        }
     }
 
     /// Takes over what happened on a stream.

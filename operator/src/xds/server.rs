@@ -4,11 +4,14 @@
 //! A stream is no task: it is the response body, polled by its HTTP/2 connection when the client
 //! has room. So a slow client costs one response in memory and delays nobody, and a stream that is
 //! dropped takes its entry in the registry with it.
+//!
+//! With a guard, everything is TLS and a stream begins with the question whose token it carries.
 
+mod admission;
 mod codec;
 
 use std::convert::Infallible;
-use std::future::{Future, Ready, ready};
+use std::future::{Future, ready};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,22 +19,28 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
+use futures::future::BoxFuture;
 use futures::stream::BoxStream;
+use jiff::Timestamp;
+use rustls::ServerConfig;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::codegen::{Service, http};
 use tonic::server::{Grpc, NamedService, StreamingService};
 use tonic::service::Routes;
-use tonic::transport::server::TcpIncoming;
 use tonic::{Code, Request, Status, Streaming};
 
+use self::admission::{Client, SHORTEST_LIFE, STREAMS_A_POD};
 use self::codec::Codec;
 use super::hub::Hub;
 use super::registry::{Ending, Mailbox, StreamId};
 use super::session::{Limits, Protocol, Refusal, Response, Session};
 use super::snapshot::ResourceKind;
+use super::view::View;
+use crate::identity::Identities;
 use crate::metrics::Metrics;
+use crate::tls::accept::{Bounds, Guest, connections};
 
 /// Streams that are served at the same time; one more is told to go elsewhere.
 const STREAMS: usize = 10_000;
@@ -47,22 +56,39 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 /// long for it to let go of routes. Many round trips; little for a person who waits.
 const HOLD: Duration = Duration::from_secs(2);
 
-/// Serves xDS on `listener`, and `beside` it other gRPC services, until `shutdown` is true. Then every stream ends with `UNAVAILABLE`,
+/// What stands before a port that asks who its clients are.
+#[derive(Clone, Debug)]
+pub struct Guard {
+    /// For the handshake.
+    pub tls: Arc<ServerConfig>,
+    /// For the tokens.
+    pub identities: Arc<Identities>,
+}
+
+/// Serves xDS on `listener`, and `beside` it other gRPC services, which ask themselves who calls, until
+/// `shutdown` is true. Then every stream ends with `UNAVAILABLE`,
 /// which tells clients to keep what they have and to connect again.
 pub async fn serve(
     listener: TcpListener,
     hub: Arc<Hub>,
     metrics: Arc<Metrics>,
     beside: Routes,
+    guard: Option<Guard>,
     mut shutdown: watch::Receiver<bool>,
 ) -> Result<(), tonic::transport::Error> {
-    let service = Ads { hub, metrics, shutdown: shutdown.clone() };
-    tonic::transport::Server::builder()
+    let (tls, identities) = guard.map(|guard| (guard.tls, guard.identities)).unzip();
+    let bounds = if identities.is_some() { Bounds::default() } else { Bounds::anonymous() };
+    let mut server = tonic::transport::Server::builder();
+    if identities.is_some() {
+        server = server.max_connection_age(SHORTEST_LIFE);
+    }
+    let service = Ads { hub, metrics, identities, shutdown: shutdown.clone() };
+    server
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .max_concurrent_streams(STREAMS_A_CONNECTION)
         .add_routes(beside.add_service(service))
-        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), async move {
+        .serve_with_incoming_shutdown(connections(listener, tls, bounds), async move {
             // An error means that the sender is gone, and the process with it.
             let _ = shutdown.wait_for(|stop| *stop).await;
         })
@@ -74,6 +100,8 @@ pub async fn serve(
 struct Ads {
     hub: Arc<Hub>,
     metrics: Arc<Metrics>,
+    /// `None`: nobody is asked who he is.
+    identities: Option<Arc<Identities>>,
     shutdown: watch::Receiver<bool>,
 }
 
@@ -118,22 +146,51 @@ impl Ads {
             .streaming(self, request)
             .await
     }
+
+    /// Who asks, where somebody wants to know.
+    async fn identify<R>(
+        &self,
+        request: &Request<R>,
+        guest: Option<&Guest>,
+    ) -> Result<Option<Client>, Status> {
+        let Some(identities) = &self.identities else { return Ok(None) };
+        let Some(guest) = guest else {
+            return Err(Status::internal("a connection without an address"));
+        };
+        let client = Client::identify(identities, request.metadata(), guest.peer, Timestamp::now()).await;
+        let client = client.and_then(|client| client.check_address(&self.hub).map(|()| client));
+        match client {
+            Ok(client) => {
+                guest.introduce();
+                Ok(Some(client))
+            }
+            Err(status) => {
+                self.metrics.unidentified(reason(status.code()));
+                tracing::warn!(peer = %guest.peer, reason = status.message(), "client is not identified");
+                Err(status)
+            }
+        }
+    }
 }
 
 impl<R: DiscoveryMessage> StreamingService<R> for Ads {
     type Response = Response;
     type ResponseStream = BoxStream<'static, Result<Response, Status>>;
-    type Future = Ready<Result<tonic::Response<Self::ResponseStream>, Status>>;
+    type Future = BoxFuture<'static, Result<tonic::Response<Self::ResponseStream>, Status>>;
 
     fn call(&mut self, request: Request<Streaming<R>>) -> Self::Future {
-        let peer = request.remote_addr();
-        ready(Stream::open(self, peer, request.into_inner()).map(|stream| {
+        let ads = self.clone();
+        Box::pin(async move {
+            let guest = request.extensions().get::<Guest>().cloned();
+            let client = ads.identify(&request, guest.as_ref()).await?;
+            let peer = guest.map(|guest| guest.peer);
+            let stream = Stream::open(&ads, peer, client, request.into_inner())?;
             let responses = futures::stream::unfold(stream, |mut stream| async move {
                 let next = stream.next().await?;
                 Some((next, stream))
             });
-            tonic::Response::new(Box::pin(responses) as Self::ResponseStream)
-        }))
+            Ok(tonic::Response::new(Box::pin(responses) as Self::ResponseStream))
+        })
     }
 }
 
@@ -161,6 +218,10 @@ impl DiscoveryMessage for DiscoveryRequest {
 struct Stream<R> {
     id: StreamId,
     session: Session,
+    /// Whose it is; `None`: nobody was asked.
+    client: Option<Client>,
+    /// When it has lived long enough.
+    end: Option<Instant>,
     mailbox: Arc<Mailbox>,
     requests: Streaming<R>,
     hub: Arc<Hub>,
@@ -178,22 +239,40 @@ enum Event<R> {
     Request(Result<Option<R>, Status>),
     Changed,
     HeldLongEnough,
+    LivedLongEnough,
     Shutdown,
 }
 
 impl<R: DiscoveryMessage> Stream<R> {
-    fn open(ads: &Ads, peer: Option<SocketAddr>, requests: Streaming<R>) -> Result<Self, Status> {
+    fn open(
+        ads: &Ads,
+        peer: Option<SocketAddr>,
+        client: Option<Client>,
+        requests: Streaming<R>,
+    ) -> Result<Self, Status> {
         let mut registry = ads.hub.registry();
         if registry.open_streams() >= STREAMS {
             return Err(Status::resource_exhausted(format!(
                 "this replica serves {STREAMS} streams already; connect to another one"
             )));
         }
-        let (id, mailbox) = registry.open(R::PROTOCOL, peer);
+        if let Some(client) = &client
+            && registry.streams_of(&client.node) >= STREAMS_A_POD
+        {
+            return Err(Status::resource_exhausted(format!(
+                "the pod {} has {STREAMS_A_POD} streams already; close one",
+                client.node
+            )));
+        }
+        let (id, mailbox) =
+            registry.open(R::PROTOCOL, peer, client.as_ref().map(|client| client.node.clone()));
+        let lifetime = client.as_ref().map(|client| client.lifetime(Timestamp::now(), fastrand::f64()));
         ads.metrics.stream_opened(R::PROTOCOL.as_str());
         Ok(Self {
             id,
             session: Session::new(R::PROTOCOL, Limits::default()),
+            client,
+            end: lifetime.map(|lifetime| Instant::now() + lifetime),
             mailbox,
             requests,
             hub: ads.hub.clone(),
@@ -213,8 +292,8 @@ impl<R: DiscoveryMessage> Stream<R> {
             }
             match self.wait().await {
                 Event::Request(Ok(Some(request))) => {
-                    if let Err(refusal) = self.take(request) {
-                        return Some(Err(self.refuse(&refusal.to_string())));
+                    if let Err(status) = self.take(request) {
+                        return Some(Err(self.refuse(status)));
                     }
                 }
                 Event::Request(Ok(None)) => {
@@ -230,6 +309,12 @@ impl<R: DiscoveryMessage> Stream<R> {
                         "client does not answer; sending what waited for it"
                     );
                     self.session.release();
+                }
+                Event::LivedLongEnough => {
+                    self.over = true;
+                    return Some(Err(Status::unavailable(
+                        "the stream has lived as long as it may; keep your config and connect again, with the token as it is now",
+                    )));
                 }
                 Event::Shutdown => {
                     self.over = true;
@@ -247,8 +332,8 @@ impl<R: DiscoveryMessage> Stream<R> {
         for (kind, name) in self.mailbox.take() {
             self.session.changed(kind, &name);
         }
-        let snapshot = self.hub.snapshot();
-        let response = self.session.next(&*snapshot);
+        let own = self.client.as_ref().map(|client| client.own(&self.hub));
+        let response = self.session.next(&View { snapshot: self.hub.snapshot(), own });
         self.report();
         self.hold = match (&self.hold, self.session.holds()) {
             (_, false) => None,
@@ -262,17 +347,12 @@ impl<R: DiscoveryMessage> Stream<R> {
     }
 
     async fn wait(&mut self) -> Event<R> {
-        let held = self.hold;
-        let held_long_enough = async move {
-            match held {
-                Some(at) => tokio::time::sleep_until(at).await,
-                None => std::future::pending().await,
-            }
-        };
+        let (held, end) = (self.hold, self.end);
         let event = tokio::select! {
             request = self.requests.message() => Event::Request(request),
             () = self.mailbox.rings() => Event::Changed,
-            () = held_long_enough => Event::HeldLongEnough,
+            () = sleep_until(held) => Event::HeldLongEnough,
+            () = sleep_until(end) => Event::LivedLongEnough,
             _ = self.shutdown.wait_for(|stop| *stop) => Event::Shutdown,
         };
         if matches!(event, Event::HeldLongEnough) {
@@ -281,9 +361,16 @@ impl<R: DiscoveryMessage> Stream<R> {
         event
     }
 
-    fn take(&mut self, request: R) -> Result<(), Refusal> {
+    fn take(&mut self, request: R) -> Result<(), Status> {
         let named = self.session.node().is_some();
-        request.give_to(&mut self.session)?;
+        request
+            .give_to(&mut self.session)
+            .map_err(|refusal| Status::invalid_argument(refusal.to_string()))?;
+        if let Some(client) = &self.client {
+            client.check_node(self.node())?;
+            // Again each time: at first the pod's addresses may not have been known.
+            client.check_address(&self.hub)?;
+        }
         if let Some(node) = self.session.node().filter(|_| !named) {
             tracing::info!(stream = self.id, %node, protocol = R::PROTOCOL.as_str(), "client connected");
             self.hub.registry().name(self.id, node, self.session.number(), Instant::now());
@@ -309,25 +396,35 @@ impl<R: DiscoveryMessage> Stream<R> {
         self.hub.notify();
     }
 
-    fn refuse(&mut self, reason: &str) -> Status {
+    fn refuse(&mut self, status: Status) -> Status {
         self.over = true;
         self.ending = Ending::Closed;
         self.metrics.refused();
-        tracing::warn!(stream = self.id, node = self.node(), reason, "client refused");
-        Status::invalid_argument(reason)
+        if status.code() == Code::PermissionDenied {
+            self.metrics.unidentified(reason(status.code()));
+        }
+        let pod = self.client.as_ref().map(|client| &*client.node);
+        tracing::warn!(
+            stream = self.id,
+            node = self.node(),
+            pod,
+            reason = status.message(),
+            "client refused"
+        );
+        status
     }
 
     /// The client sent what cannot be read, or its connection broke.
     fn fail(&mut self, status: &Status) -> Option<Status> {
         self.over = true;
         match status.code() {
-            Code::Internal => Some(self.refuse(&format!("the request cannot be read: {}", status.message()))),
-            Code::OutOfRange | Code::ResourceExhausted => {
-                Some(self.refuse(&format!(
-                    "a request may have {REQUEST_BYTES} bytes at most: {}",
-                    status.message()
-                )))
-            }
+            Code::Internal => Some(self.refuse(Status::invalid_argument(format!(
+                "the request cannot be read: {}",
+                status.message()
+            )))),
+            Code::OutOfRange | Code::ResourceExhausted => Some(self.refuse(Status::invalid_argument(
+                format!("a request may have {REQUEST_BYTES} bytes at most: {}", status.message()),
+            ))),
             _ => None,
         }
     }
@@ -347,6 +444,23 @@ impl<R> Drop for Stream<R> {
     }
 }
 
+/// Until then; for ever without a time.
+async fn sleep_until(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Why a client is not let in, as a label.
+fn reason(code: Code) -> &'static str {
+    match code {
+        Code::Unauthenticated => "token",
+        Code::PermissionDenied => "pod",
+        _ => "unavailable",
+    }
+}
+
 /// A type as a label: `cds` and so on.
 fn short(type_url: &str) -> &'static str {
     match ResourceKind::from_type_url(type_url) {
@@ -357,3 +471,6 @@ fn short(type_url: &str) -> &'static str {
         None => "other",
     }
 }
+
+#[cfg(test)]
+mod tests;

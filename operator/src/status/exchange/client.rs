@@ -15,6 +15,7 @@ use tonic_prost::ProstCodec;
 
 use super::wire::{Thanks, Update};
 use super::{ENTRIES, PATH};
+use crate::certificates::peers::Peers;
 use crate::leader::Role;
 use crate::status::said::{self, Said};
 
@@ -28,8 +29,14 @@ const FIRST_WAIT: Duration = Duration::from_millis(100);
 /// ...up to this.
 const LONGEST_WAIT: Duration = Duration::from_secs(3);
 
-/// Reports as `replica` to whoever holds the Lease, while that is another replica.
-pub async fn run(replica: Arc<str>, mut role: watch::Receiver<Role>, said: watch::Receiver<Said>) {
+/// Reports as `replica` to whoever holds the Lease, while that is another replica; over TLS where `peers` says
+/// how.
+pub async fn run(
+    replica: Arc<str>,
+    mut role: watch::Receiver<Role>,
+    said: watch::Receiver<Said>,
+    peers: Option<Peers>,
+) {
     let mut wait = FIRST_WAIT;
     loop {
         let holder = match &*role.borrow_and_update() {
@@ -45,7 +52,7 @@ pub async fn run(replica: Arc<str>, mut role: watch::Receiver<Role>, said: watch
         };
         let started = Instant::now();
         let reporting = async {
-            let status = report(address, &replica, said.clone()).await;
+            let status = report(address, &replica, said.clone(), peers.as_ref()).await;
             let why = status.message();
             tracing::info!(%address, code = ?status.code(), why, "the holder of the lease takes no report; will be tried again");
             if started.elapsed() >= LONGEST_WAIT {
@@ -66,13 +73,23 @@ pub async fn run(replica: Arc<str>, mut role: watch::Receiver<Role>, said: watch
 }
 
 /// Reports to this address, until something is in the way.
-async fn report(address: SocketAddr, replica: &str, said: watch::Receiver<Said>) -> Status {
+async fn report(
+    address: SocketAddr,
+    replica: &str,
+    said: watch::Receiver<Said>,
+    peers: Option<&Peers>,
+) -> Status {
     let endpoint = match Endpoint::from_shared(format!("http://{address}")) {
         Ok(endpoint) => endpoint.connect_timeout(CONNECT),
         Err(error) => return Status::internal(error.to_string()),
     };
     let endpoint = endpoint.http2_keep_alive_interval(PING).keep_alive_timeout(PONG);
-    let channel = match endpoint.connect().await {
+    let connected = match peers.map(|peers| peers.connector(address)).transpose() {
+        Ok(Some(connector)) => endpoint.connect_with_connector(connector).await,
+        Ok(None) => endpoint.connect().await,
+        Err(error) => return Status::internal(error.to_string()),
+    };
+    let channel = match connected {
         Ok(channel) => channel,
         Err(error) => return Status::unavailable(error.to_string()),
     };
@@ -81,7 +98,15 @@ async fn report(address: SocketAddr, replica: &str, said: watch::Receiver<Said>)
         return Status::unavailable(error.to_string());
     }
     let codec: ProstCodec<Update, Thanks> = ProstCodec::default();
-    let updates = tonic::Request::new(updates(replica.to_owned(), said));
+    let mut updates = tonic::Request::new(updates(replica.to_owned(), said));
+    if let Some(peers) = peers {
+        let value = match peers.authorization().await {
+            Ok(value) => value,
+            Err(error) => return Status::unauthenticated(error),
+        };
+        let Ok(value) = value.parse() else { return Status::unauthenticated("the token is no text") };
+        updates.metadata_mut().insert("authorization", value);
+    }
     match client.client_streaming(updates, PathAndQuery::from_static(PATH), codec).await {
         Ok(_) => Status::unavailable("it ended the stream"),
         Err(status) => status,

@@ -5,7 +5,9 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::sync::watch;
 use tonic::codegen::{Service, http};
 use tonic::server::{ClientStreamingService, Grpc, NamedService};
@@ -14,22 +16,64 @@ use tonic_prost::ProstCodec;
 
 use super::wire::{Thanks, Update};
 use super::{MESSAGE_BYTES, PATH};
+use crate::identity::Identities;
 use crate::leader::Role;
 use crate::status::desk::Desk;
+use crate::tls::accept::Guest;
+
+/// The service account of the operator's pods, one in a cluster.
+const SERVICE_ACCOUNT: &str = "fairlead-operator";
+
+/// Lets only replicas of the operator in.
+#[derive(Clone, Debug)]
+pub struct Gate {
+    identities: Arc<Identities>,
+    namespace: Arc<str>,
+}
+
+impl Gate {
+    /// Replicas run in this namespace.
+    #[must_use]
+    pub fn new(identities: Arc<Identities>, namespace: &str) -> Self {
+        Self { identities, namespace: namespace.into() }
+    }
+
+    /// For how long the caller may report.
+    async fn admit<T>(&self, request: &Request<T>) -> Result<Duration, Status> {
+        let now = Timestamp::now();
+        let authorization = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
+        let caller = self.identities.identify(authorization, now).await;
+        let caller = caller.map_err(|unknown| Status::unauthenticated(unknown.to_string()))?;
+        if (&*caller.namespace, &*caller.service_account) != (&*self.namespace, SERVICE_ACCOUNT) {
+            return Err(Status::permission_denied("only replicas of the operator report here"));
+        }
+        if let Some(guest) = request.extensions().get::<Guest>() {
+            guest.introduce();
+        }
+        Ok(caller.expires.duration_since(now).try_into().unwrap_or_default())
+    }
+}
 
 /// The gRPC service.
 #[derive(Clone, Debug)]
 pub struct Reports {
     desk: Arc<Desk>,
     role: watch::Receiver<Role>,
+    /// `None`: nobody is asked who he is.
+    gate: Option<Gate>,
     shutdown: watch::Receiver<bool>,
 }
 
 impl Reports {
     /// Takes reports while this replica holds the Lease, until `shutdown`.
     #[must_use]
-    pub fn new(desk: Arc<Desk>, role: watch::Receiver<Role>, shutdown: watch::Receiver<bool>) -> Self {
-        Self { desk, role, shutdown }
+    pub fn new(
+        desk: Arc<Desk>,
+        role: watch::Receiver<Role>,
+        gate: Option<Gate>,
+        shutdown: watch::Receiver<bool>,
+    ) -> Self {
+        Self { desk, role, gate, shutdown }
     }
 }
 
@@ -67,7 +111,14 @@ impl ClientStreamingService<Update> for Reports {
 
     fn call(&mut self, request: Request<Streaming<Update>>) -> Self::Future {
         let reports = self.clone();
-        Box::pin(async move { reports.take(request.into_inner()).await })
+        Box::pin(async move {
+            let Some(gate) = reports.gate.clone() else { return reports.take(request.into_inner()).await };
+            let left = gate.admit(&request).await?;
+            match tokio::time::timeout(left, reports.take(request.into_inner())).await {
+                Ok(answer) => answer,
+                Err(_) => Err(Status::unavailable("the token is over; come again with the next one")),
+            }
+        })
     }
 }
 

@@ -75,7 +75,7 @@ impl Replica {
         let hub = Arc::new(Hub::new(Arc::new(Snapshot::new(Arc::default(), None))));
         let desk = Arc::new(Desk::new(name, Arc::new(Presence::new("fairlead-system")), hub.clone()));
         let ((role, seen), (shutdown, ending)) = (watch::channel(role), watch::channel(false));
-        let reports = Reports::new(desk.clone(), seen, ending);
+        let reports = Reports::new(desk.clone(), seen, None, ending);
         let serving = start(async move {
             let server = tonic::transport::Server::builder().add_service(reports);
             server.serve_with_incoming(TcpIncoming::from(listener)).await.unwrap();
@@ -114,7 +114,7 @@ async fn the_holder_hears_everything_and_then_what_changes() {
     let holder = Replica::start("a", Role::Holder).await;
     let (tell, heard) = watch::channel(said(5_000));
     let (_role, role) = watch::channel(followed(&holder));
-    let reporter = start(client::run("b".into(), role, heard));
+    let reporter = start(client::run("b".into(), role, heard, None));
     assert_eq!(holder.until(5_000, 2).await, 4_998);
     tell.send_replace(said(2));
     assert_eq!(holder.until(2, 2).await, 0);
@@ -128,7 +128,7 @@ async fn a_follower_goes_to_the_next_holder() {
     let (a, c) = (Replica::start("a", Role::Holder).await, Replica::start("c", Role::Follower(None)).await);
     let (_tell, heard) = watch::channel(said(7));
     let (role, seen) = watch::channel(Role::Follower(None));
-    let reporter = start(client::run("b".into(), seen, heard));
+    let reporter = start(client::run("b".into(), seen, heard, None));
     role.send_replace(followed(&a));
     a.until(7, 2).await;
     // It does not hold it yet: it is asked again until it does.
@@ -149,8 +149,8 @@ async fn two_replicas_of_one_name_do_not_overwrite_each_other() {
     let holder = Replica::start("a", Role::Holder).await;
     let (_tell, heard) = watch::channel(said(7));
     let (_role, role) = watch::channel(followed(&holder));
-    let impostor = start(client::run("a".into(), role.clone(), heard.clone()));
-    let other = start(client::run("b".into(), role, heard));
+    let impostor = start(client::run("a".into(), role.clone(), heard.clone(), None));
+    let other = start(client::run("b".into(), role, heard, None));
     holder.until(7, 2).await;
     impostor.abort();
     other.abort();

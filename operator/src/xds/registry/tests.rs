@@ -6,7 +6,7 @@ use ResourceKind::{Cluster, Listener};
 const CLOSED: Ending = Ending::Closed;
 
 fn named(registry: &mut Registry, node: &str) -> (StreamId, Arc<Mailbox>) {
-    let (id, mailbox) = registry.open(Protocol::Delta, None);
+    let (id, mailbox) = registry.open(Protocol::Delta, None, None);
     registry.name(id, &node.into(), None, Instant::now());
     (id, mailbox)
 }
@@ -95,7 +95,7 @@ fn a_client_that_comes_back_counts_once() {
 fn the_clients_own_number_says_which_of_its_streams_is_the_later() {
     let mut registry = Registry::default();
     let mut numbered = |number| {
-        let (id, _) = registry.open(Protocol::Delta, None);
+        let (id, _) = registry.open(Protocol::Delta, None, None);
         registry.name(id, &"a".into(), Some(number), Instant::now());
         registry.apply(id, vec![Change::Subscribed(Cluster, "x".into())]);
         id
