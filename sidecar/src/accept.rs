@@ -7,11 +7,14 @@
 //! ```
 //!
 //! Each worker has its own listeners (`SO_REUSEPORT`), so a connection never changes the worker that accepted
-//! it.
+//! it. What a listener's connections are for is given on the command line; [`captured`] finds it out for those
+//! that were redirected.
 
+pub mod captured;
 pub mod detect;
 pub mod http1;
 pub mod http2;
+pub mod original_dst;
 
 use std::io;
 use std::net::SocketAddr;
@@ -32,8 +35,8 @@ use crate::inbound::{self, Endpoint, Unprocessed};
 use crate::metrics::{Direction, OpenConnection};
 use crate::opaque::{self, Dialled, Side};
 use crate::outbound::{self, Upstream};
+use crate::pool::Slot;
 use crate::pool::admission::Want;
-use crate::pool::{Ask, Slot};
 use crate::proxy::{Caller, Proxy};
 use crate::spawn;
 
@@ -59,32 +62,44 @@ async fn closing(drain: &Drain, grace: Duration) {
     tokio::time::sleep(grace).await;
 }
 
-/// What a listener is for.
+/// What a connection is for.
 #[derive(Debug, Clone)]
 pub enum Purpose {
-    /// `--upstream`.
+    /// A call of this pod.
     Outbound(Arc<Upstream>),
-    /// `--inbound`.
+    /// A call to this pod.
     Inbound(Arc<Endpoint>),
 }
 
 /// Binds one listener a worker, all at one address; with port 0 the first chooses.
 pub fn bind(address: SocketAddr, workers: usize) -> io::Result<Vec<std::net::TcpListener>> {
+    bind_for(address, workers, false)
+}
+
+/// The same, and `[::]` is for IPv6 alone: its twin listens at `0.0.0.0`.
+pub fn bind_apart(address: SocketAddr, workers: usize) -> io::Result<Vec<std::net::TcpListener>> {
+    bind_for(address, workers, address.is_ipv6())
+}
+
+fn bind_for(address: SocketAddr, workers: usize, only_v6: bool) -> io::Result<Vec<std::net::TcpListener>> {
     // With SO_REUSEPORT another process could listen here unnoticed: this bind, without it, finds out.
     if address.port() != 0 {
-        drop(bind_one(address, false)?);
+        drop(bind_one(address, false, only_v6)?);
     }
-    let first = bind_one(address, true)?;
+    let first = bind_one(address, true, only_v6)?;
     let address = first.local_addr()?;
     let mut all = vec![first];
     for _ in 1..workers {
-        all.push(bind_one(address, true)?);
+        all.push(bind_one(address, true, only_v6)?);
     }
     Ok(all)
 }
 
-fn bind_one(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListener> {
+fn bind_one(address: SocketAddr, shared: bool, only_v6: bool) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Transport::TCP))?;
+    if only_v6 {
+        socket.set_only_v6(true)?;
+    }
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(shared)?;
     socket.set_nonblocking(true)?;
@@ -95,8 +110,22 @@ fn bind_one(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListen
     Ok(socket.into())
 }
 
-/// Accepts until the listeners are to be closed; then takes in who has connected already, and ends.
+/// Accepts until the listeners are to be closed; all connections are for the same.
 pub async fn listen(proxy: Arc<Proxy>, listener: TcpListener, purpose: Purpose) {
+    accept_until_closing(&proxy, &listener, |stream, peer| {
+        let connection = Connection::new(Arc::clone(&proxy), purpose.clone(), peer);
+        spawn::task(connection.serve(stream));
+    })
+    .await;
+}
+
+/// Hands on each connection until the listeners are to be closed; then those who have connected already, and
+/// ends.
+async fn accept_until_closing(
+    proxy: &Proxy,
+    listener: &TcpListener,
+    mut take_in: impl FnMut(TcpStream, SocketAddr),
+) {
     let _guest = proxy.drain.guest(); // The end waits for those whom we still take in.
     let closing = proxy.drain.reached(Phase::Closing);
     tokio::pin!(closing);
@@ -105,24 +134,23 @@ pub async fn listen(proxy: Arc<Proxy>, listener: TcpListener, purpose: Purpose) 
             accepted = listener.accept() => accepted,
             () = &mut closing => break,
         };
-        take_in(&proxy, accepted, &purpose).await;
+        match accepted {
+            Ok((stream, peer)) => take_in(stream, peer),
+            Err(error) => not_accepted(&error).await,
+        }
     }
     while let Some(accepted) = futures::FutureExt::now_or_never(listener.accept()) {
-        take_in(&proxy, accepted, &purpose).await;
+        match accepted {
+            Ok((stream, peer)) => take_in(stream, peer),
+            Err(error) => not_accepted(&error).await,
+        }
     }
 }
 
-async fn take_in(proxy: &Arc<Proxy>, accepted: io::Result<(TcpStream, SocketAddr)>, purpose: &Purpose) {
-    match accepted {
-        Ok((stream, peer)) => {
-            let connection = Connection::new(Arc::clone(proxy), purpose.clone(), peer);
-            spawn::task(connection.serve(stream));
-        }
-        Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-        Err(error) => {
-            tracing::warn!(%error, "accepting a connection");
-            tokio::time::sleep(OUT_OF_FILES).await;
-        }
+async fn not_accepted(error: &io::Error) {
+    if error.kind() != io::ErrorKind::ConnectionAborted {
+        tracing::warn!(%error, "accepting a connection");
+        tokio::time::sleep(OUT_OF_FILES).await;
     }
 }
 
@@ -131,15 +159,29 @@ pub struct Connection {
     proxy: Arc<Proxy>,
     purpose: Purpose,
     peer: SocketAddr,
+    _admitted: Admitted,
+}
+
+/// A connection that is counted, and that the end waits for.
+struct Admitted {
     _counted: OpenConnection,
     _guest: Guest,
 }
 
+impl Admitted {
+    fn new(proxy: &Proxy, direction: Direction) -> Self {
+        Self { _counted: proxy.metrics.connection(direction), _guest: proxy.drain.guest() }
+    }
+}
+
 impl Connection {
     fn new(proxy: Arc<Proxy>, purpose: Purpose, peer: SocketAddr) -> Self {
-        let _counted = proxy.metrics.connection(purpose.direction());
-        let _guest = proxy.drain.guest();
-        Self { proxy, purpose, peer, _counted, _guest }
+        let admitted = Admitted::new(&proxy, purpose.direction());
+        Self::admitted(proxy, purpose, peer, admitted)
+    }
+
+    fn admitted(proxy: Arc<Proxy>, purpose: Purpose, peer: SocketAddr, admitted: Admitted) -> Self {
+        Self { proxy, purpose, peer, _admitted: admitted }
     }
 
     async fn serve(self, stream: TcpStream) {
@@ -207,7 +249,14 @@ impl Connection {
         *dialled = self.dial().await;
         // Who has begun must go on: it holds a connection, and what would be HTTP must not get around its rules.
         let detected = detector.read_in_time(stream, self.proxy.http1.head_timeout);
-        let Some(upstream) = dialled else { return detected.await };
+        let Some(upstream) = dialled else {
+            if let Purpose::Inbound(_) = self.purpose {
+                // The application does not listen any more: so it looks without us, too.
+                opaque::reset(stream);
+                return Err(io::ErrorKind::ConnectionRefused.into());
+            }
+            return detected.await;
+        };
         tokio::select! {
             detected = detected => detected,
             _ = upstream.stream().readable() => Ok(Detected::Opaque),
@@ -299,7 +348,7 @@ impl Purpose {
 
     fn name(&self) -> Arc<str> {
         match self {
-            Self::Outbound(upstream) => Arc::clone(&upstream.name),
+            Self::Outbound(upstream) => Arc::clone(&upstream.label),
             Self::Inbound(endpoint) => Arc::clone(&endpoint.name),
         }
     }
@@ -324,7 +373,7 @@ impl Opened {
         if detected != Detected::Http1 {
             return;
         }
-        let ask = |address| Ask { address, worker: connection.proxy.worker, want: Want::Exclusive };
+        let ask = |address| connection.proxy.asker().ask(address, Want::Exclusive);
         match (self, &connection.purpose) {
             (Self::Endpoint { cluster, dialled: Dialled { stream, slot, picked } }, _) => {
                 cluster.live.pool.adopt(stream, slot, ask(picked.endpoint().address()));

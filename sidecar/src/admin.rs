@@ -2,24 +2,30 @@
 //! `/ready`.
 
 mod pages;
+mod readiness;
 mod states;
+mod visitors;
 
-use std::net::TcpListener as StdListener;
+use std::net::{IpAddr, SocketAddr, TcpListener as StdListener};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
 use arc_swap::ArcSwap;
-use axum::extract::State;
+use axum::extract::{ConnectInfo, State};
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 
+use crate::accept::captured::Visitor;
+use crate::admin::readiness::{Came, Facts, Readiness};
 use crate::admin::states::States;
-use crate::config::{Known, ProxyConfig};
+use crate::admin::visitors::Visitors;
+use crate::capture::Capture;
+use crate::config::ProxyConfig;
 use crate::drain::{Drain, Phase};
 use crate::metrics::Metrics;
 use crate::proxy::now;
@@ -29,66 +35,52 @@ use crate::xds::client::Handle;
 /// What the pages show.
 #[derive(Debug)]
 pub struct Admin {
-    /// What was asked for on the command line, in words, and the name of its configuration.
-    wanted: Vec<(String, Arc<str>)>,
+    readiness: Readiness,
     config: Arc<ArcSwap<ProxyConfig>>,
-    xds: Handle,
-    drain: Drain,
     registry: Registry,
-    /// Once ready, losing the operator does not change it.
-    was_ready: AtomicBool,
+}
+
+/// A pod whose traffic is captured.
+#[derive(Debug)]
+pub struct Pod {
+    /// Its own.
+    pub addresses: Vec<IpAddr>,
+    /// What is known of the rules.
+    pub capture: Arc<Capture>,
+    /// What the operator is asked at the start.
+    pub first: Vec<Arc<str>>,
+    /// Who came through the inbound listener for `/ready`.
+    pub ready_visitors: mpsc::Receiver<Visitor>,
+    /// The same for `/metrics`.
+    pub metrics_visitors: mpsc::Receiver<Visitor>,
 }
 
 impl Admin {
-    /// The pages of this proxy.
+    /// The pages of this proxy. `wanted` is what was asked for on the command line, in words, and the name of its
+    /// configuration.
     pub fn new(
         wanted: Vec<(String, Arc<str>)>,
         config: Arc<ArcSwap<ProxyConfig>>,
         xds: Handle,
         metrics: &Metrics,
         drain: Drain,
+        pod: Option<&Pod>,
     ) -> Self {
         let mut registry = Registry::default();
         metrics.register(&mut registry);
-        let states = States { config: Arc::clone(&config), xds: xds.clone(), drain: drain.clone() };
-        registry.register_collector(Box::new(states));
-        Self { wanted, config, xds, drain, registry, was_ready: AtomicBool::new(false) }
-    }
-
-    /// Whether everything on the command line has its configuration in force; else what is missing.
-    pub fn ready(&self) -> Result<(), String> {
-        if self.drain.phase() >= Phase::Draining {
-            return Err("draining\n".into());
-        }
-        if self.was_ready.load(Ordering::Relaxed) {
-            return Ok(());
-        }
-        let state = self.xds.state();
-        let missing: Vec<String> = self
-            .wanted
-            .iter()
-            .filter_map(|(words, name)| {
-                let why = match state.listeners.get(name) {
-                    Some(Known::InForce) => return None,
-                    // An endpoint that no Service lists has no limits, and that is in force.
-                    Some(Known::Absent) if name.starts_with("inbound/") => return None,
-                    Some(Known::Absent) => "the operator knows no such Service port".to_owned(),
-                    Some(Known::Awaited(what)) => format!("awaited: {what}"),
-                    None => "awaited".to_owned(),
-                };
-                Some(format!("{words}: {why}\n"))
-            })
-            .collect();
-        if missing.is_empty() {
-            self.was_ready.store(true, Ordering::Relaxed);
-            return Ok(());
-        }
-        let stream = match (state.connected, &state.last_failure) {
-            (true, _) => String::new(),
-            (false, Some(why)) => format!("no stream to the operator: {why}\n"),
-            (false, None) => "no stream to the operator yet\n".to_owned(),
+        let states = States {
+            config: Arc::clone(&config),
+            xds: xds.clone(),
+            drain: drain.clone(),
+            capture: pod.map(|pod| Arc::clone(&pod.capture)),
         };
-        Err(stream + &missing.concat())
+        registry.register_collector(Box::new(states));
+        let facts = pod.map(|pod| Facts {
+            addresses: pod.addresses.clone(),
+            capture: Arc::clone(&pod.capture),
+            first: pod.first.clone(),
+        });
+        Self { readiness: Readiness::new(wanted, xds, drain, facts), config, registry }
     }
 }
 
@@ -98,9 +90,11 @@ pub struct Pages {
     /// `/config`, `/clusters`, `/drain`.
     pub admin: StdListener,
     /// `/metrics`.
-    pub metrics: StdListener,
+    pub metrics: Vec<StdListener>,
     /// `/ready`.
-    pub ready: StdListener,
+    pub ready: Vec<StdListener>,
+    /// Who comes another way.
+    pub pod: Option<Pod>,
 }
 
 impl Pages {
@@ -109,28 +103,47 @@ impl Pages {
         let on_loopback = Router::new()
             .route("/config", get(config))
             .route("/clusters", get(clusters))
-            .route("/drain", post(drain))
-            .route("/ready", get(ready))
-            .route("/metrics", get(metrics));
-        for (name, listener, router) in [
-            ("admin", self.admin, on_loopback),
-            ("metrics", self.metrics, Router::new().route("/metrics", get(metrics))),
-            ("ready", self.ready, Router::new().route("/ready", get(ready))),
-        ] {
-            let listener = TcpListener::from_std(listener).with_context(|| format!("the {name} listener"))?;
-            let router = router.with_state(Arc::clone(admin));
-            spawn::service(name, async move {
-                if let Err(error) = axum::serve(listener, router).await {
-                    tracing::error!(%error, name, "serving a page");
-                }
-            });
+            .route("/drain", post(drain));
+        let for_metrics = Router::new().route("/metrics", get(metrics)).with_state(Arc::clone(admin));
+        let for_ready = Router::new().route("/ready", get(ready)).with_state(Arc::clone(admin));
+        let on_loopback = on_loopback.with_state(Arc::clone(admin)).merge(for_metrics.clone());
+        serve("admin", self.admin, on_loopback.merge(for_ready.clone()))?;
+        for listener in self.metrics {
+            serve("metrics", listener, for_metrics.clone())?;
+        }
+        for listener in self.ready {
+            serve("ready", listener, for_ready.clone())?;
+        }
+        if let Some(pod) = self.pod {
+            let for_ready = Router::new().route("/ready", get(ready_through_inbound));
+            let for_ready = for_ready.with_state(Arc::clone(admin));
+            for (name, visitors, router) in
+                [("metrics", pod.metrics_visitors, for_metrics), ("ready", pod.ready_visitors, for_ready)]
+            {
+                spawn::service(name, async move {
+                    if let Err(error) = axum::serve(Visitors(visitors), router).await {
+                        tracing::error!(%error, name, "serving a page");
+                    }
+                });
+            }
         }
         Ok(())
     }
 }
 
+fn serve(name: &'static str, listener: StdListener, router: Router) -> anyhow::Result<()> {
+    let listener = TcpListener::from_std(listener).with_context(|| format!("the {name} listener"))?;
+    let router = router.into_make_service_with_connect_info::<SocketAddr>();
+    spawn::service(name, async move {
+        if let Err(error) = axum::serve(listener, router).await {
+            tracing::error!(%error, name, "serving a page");
+        }
+    });
+    Ok(())
+}
+
 async fn config(State(admin): State<Arc<Admin>>) -> impl IntoResponse {
-    Json(pages::config(&admin.config.load(), &admin.xds.state()))
+    Json(pages::config(&admin.config.load(), &admin.readiness.xds.state()))
 }
 
 async fn clusters(State(admin): State<Arc<Admin>>) -> impl IntoResponse {
@@ -138,13 +151,24 @@ async fn clusters(State(admin): State<Arc<Admin>>) -> impl IntoResponse {
 }
 
 async fn drain(State(admin): State<Arc<Admin>>) -> impl IntoResponse {
-    admin.drain.advance(Phase::Draining);
+    admin.readiness.drain.advance(Phase::Draining);
     tracing::info!("draining");
     (StatusCode::OK, "draining\n")
 }
 
-async fn ready(State(admin): State<Arc<Admin>>) -> impl IntoResponse {
-    match admin.ready() {
+async fn ready(
+    State(admin): State<Arc<Admin>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+) -> impl IntoResponse {
+    in_words(admin.readiness.ready(Came::Directly(peer)))
+}
+
+async fn ready_through_inbound(State(admin): State<Arc<Admin>>) -> impl IntoResponse {
+    in_words(admin.readiness.ready(Came::ThroughInbound))
+}
+
+fn in_words(ready: Result<(), String>) -> (StatusCode, String) {
+    match ready {
         Ok(()) => (StatusCode::OK, "ready\n".to_owned()),
         Err(missing) => (StatusCode::SERVICE_UNAVAILABLE, missing),
     }

@@ -3,6 +3,7 @@
 //! Every flag can be given in the environment; lists are separated by commas there. What makes no sense is
 //! refused with what to write instead.
 
+mod capture;
 pub mod redirect;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{CommandFactory, FromArgMatches, Parser};
+
+pub use self::capture::{Capture, CaptureFlags, Probe};
+
+/// For what is in flight after SIGTERM.
+const SHUTDOWN: Duration = Duration::from_secs(10);
+
+/// The same in a pod: a native sidecar hears SIGTERM when the application's containers have ended, so that nobody
+/// is left to wait for but callers of what has gone.
+const SHUTDOWN_IN_A_POD: Duration = Duration::from_secs(2);
 
 /// What the program is asked to do. Without a subcommand it carries calls.
 #[derive(Debug)]
@@ -60,7 +70,7 @@ pub struct Drain {
     pub admin_listen: SocketAddr,
 }
 
-/// Fairlead's sidecar in standalone mode: carries the calls of one workload.
+/// Fairlead's sidecar: carries the calls of one workload, and the calls to it.
 #[derive(Debug, Parser)]
 #[command(name = "fairlead-proxy", version, about, long_about = None)]
 pub struct Flags {
@@ -99,9 +109,12 @@ pub struct Flags {
     /// What is logged on stderr: error, warn, info, debug, trace, or a filter such as info,fairlead_proxy::xds=debug
     #[arg(long, env = "FAIRLEAD_LOG", value_name = "LEVEL", default_value = "info", value_parser = log_filter)]
     pub log: String,
-    /// How long requests in flight may take to end after SIGTERM: 500ms, 10s, 1m
-    #[arg(long, env = "FAIRLEAD_SHUTDOWN_TIMEOUT", value_name = "DURATION", default_value = "10s", value_parser = duration)]
-    pub shutdown_timeout: Duration,
+    /// How long requests in flight may take to end after SIGTERM: 500ms, 10s, 1m; the default is 10s, and 2s with --capture, where the application has ended before
+    #[arg(long, env = "FAIRLEAD_SHUTDOWN_TIMEOUT", value_name = "DURATION", value_parser = duration)]
+    pub shutdown_timeout: Option<Duration>,
+    /// In a pod.
+    #[command(flatten)]
+    pub pod_traffic: CaptureFlags,
 }
 
 /// One `--upstream`.
@@ -133,7 +146,7 @@ pub struct Options {
     pub pod: String,
     /// Threads that carry calls, at least one.
     pub workers: usize,
-    /// At least one of these or of `inbound`.
+    /// At least one of these or of `inbound`, unless traffic is captured.
     pub upstreams: Vec<Upstream>,
     /// Endpoints of this workload.
     pub inbounds: Vec<Inbound>,
@@ -149,6 +162,8 @@ pub struct Options {
     pub log: String,
     /// For what is in flight after SIGTERM.
     pub shutdown_timeout: Duration,
+    /// None: standalone.
+    pub capture: Option<Capture>,
 }
 
 /// Where the access log goes. Not to standard output, whose lines others read.
@@ -168,9 +183,10 @@ pub struct Refused(String);
 impl Flags {
     /// Checks what no flag can say by itself.
     pub fn check(self) -> Result<Options, Refused> {
-        if self.upstream.is_empty() && self.inbound.is_empty() {
+        let capture = self.pod_traffic.check()?;
+        if self.upstream.is_empty() && self.inbound.is_empty() && capture.is_none() {
             return Err(Refused(
-                "nothing to do: give at least one --upstream NAMESPACE/SERVICE:PORT=LISTEN_ADDR or one --inbound LISTEN_ADDR=APP_ADDR".into(),
+                "nothing to do: give at least one --upstream NAMESPACE/SERVICE:PORT=LISTEN_ADDR, one --inbound LISTEN_ADDR=APP_ADDR, or in a pod --capture".into(),
             ));
         }
         let fixed = [
@@ -217,7 +233,12 @@ impl Flags {
                 _ => AccessLogTo::File(to),
             }),
             log: self.log,
-            shutdown_timeout: self.shutdown_timeout,
+            shutdown_timeout: self.shutdown_timeout.unwrap_or(if capture.is_some() {
+                SHUTDOWN_IN_A_POD
+            } else {
+                SHUTDOWN
+            }),
+            capture,
         })
     }
 }
@@ -384,6 +405,32 @@ mod tests {
         assert_eq!(&*options.inbounds[0].name, "127.0.0.1:0");
         assert_eq!(options.access_log, Some(AccessLogTo::Stderr));
         assert_eq!(options.shutdown_timeout, Duration::from_millis(500));
+        assert!(options.capture.is_none());
+    }
+
+    #[test]
+    fn in_a_pod() {
+        let options = parse(&[
+            "--capture",
+            "--pod-ips",
+            "10.244.1.5,fd00::5",
+            "--probes",
+            "8080/healthz?full=1,9000,8080/a%2Cb",
+        ])
+        .unwrap();
+        let capture = options.capture.unwrap();
+        assert_eq!(
+            capture.pod_ips,
+            ["10.244.1.5", "fd00::5"].map(|ip| ip.parse::<std::net::IpAddr>().unwrap())
+        );
+        let probe = |port, path: &str| Probe { port, path: path.into() };
+        let probes =
+            [probe(8080, "/healthz"), probe(9000, "/grpc.health.v1.Health/Check"), probe(8080, "/a,b")];
+        assert_eq!(*capture.probes, probes);
+        assert!(
+            probes[0].is(8080, "/healthz") && !probes[0].is(8081, "/healthz") && !probes[0].is(8080, "/")
+        );
+        assert_eq!(options.shutdown_timeout, Duration::from_secs(2));
     }
 
     #[test]
@@ -402,6 +449,10 @@ mod tests {
                 &["--upstream", upstream, "--upstream", "shop/a:1=127.0.0.1:9080"],
                 "both want to listen at 127.0.0.1:9080",
             ),
+            (&["--capture"], "--pod-ips <IP>"),
+            (&["--upstream", upstream, "--probes", "8080/"], "--capture"),
+            (&["--capture", "--pod-ips", "127.0.0.1"], "write the pod's own address"),
+            (&["--capture", "--pod-ips", "10.0.0.1", "--probes", "http/"], "`http` is not a port"),
             (&["--upstream", upstream, "--workers", "0"], "write how many threads carry calls"),
             (&["--upstream", upstream, "--admin-listen", "0.0.0.0:15000"], "write 127.0.0.1:15000"),
             (&["--upstream", upstream, "--log", "=="], "write error, warn, info"),

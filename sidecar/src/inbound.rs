@@ -8,6 +8,9 @@
 //! connection comes first, and what was not handed over is said to be so ([`Unprocessed`]): the caller's
 //! sidecar then treats this endpoint as one that it could not connect to, and may send the request elsewhere,
 //! whatever its method.
+//!
+//! What kubelet asks ([`Probe`](crate::cli::Probe)) is answered as without us: no limit holds it, and draining
+//! does not show in its answer.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -24,7 +27,7 @@ use crate::failure::{Failure, Kind};
 use crate::hops::NO_RETRY;
 use crate::metrics::{Direction, Handles, Metrics};
 use crate::pool::admission::Want;
-use crate::pool::{Ask, Http1, Lease, Pool, PoolSettings, Slot, Stream, http2};
+use crate::pool::{Asker, Http1, Lease, Pool, PoolSettings, Slot, Stream, http2};
 use crate::proxy::{Caller, Proxy, now};
 use crate::rate_limit::{Decision, Quota};
 
@@ -60,6 +63,10 @@ pub struct Unprocessed {
     pub reason: String,
 }
 
+/// Marks the answer to a probe.
+#[derive(Debug, Clone, Copy)]
+pub struct ToProbe;
+
 impl Endpoint {
     /// An application and its address for callers.
     pub fn new(name: Arc<str>, listen: SocketAddr, application: SocketAddr, metrics: &Metrics) -> Self {
@@ -81,13 +88,18 @@ impl Endpoint {
         self.pool.expire(self.settings.idle_timeout);
     }
 
+    /// Who is on the way to the application: at its own address, and past the redirection.
+    fn asker(worker: usize) -> Asker {
+        Asker { worker, pod: &[] }
+    }
+
     /// A connection to the application, for bytes.
     pub async fn dial(&self, worker: usize) -> Result<(TcpStream, Slot), Failure> {
-        let ask = Ask { address: self.application, worker, want: Want::Fresh };
+        let ask = Self::asker(worker).ask(self.application, Want::Fresh);
         let Lease::Slot(slot) = self.pool.admit(&self.settings, ask).await? else {
             return Err(Failure::local(Kind::Connect, "not a new connection"));
         };
-        self.pool.open_bytes(&self.settings, slot, self.application).await
+        self.pool.open_bytes(&self.settings, slot, ask).await
     }
 }
 
@@ -104,8 +116,9 @@ pub async fn serve(
     let target = parts.headers.remove(TARGET);
     let inside = proxy.hops.enter(&mut parts.headers, now());
     let target = target.as_ref().and_then(|target| target.to_str().ok());
+    let probe = proxy.is_probe(endpoint.application.port(), parts.uri.path());
     let mut quota = None;
-    if let Some(inbound) = proxy.inbound(endpoint.listen) {
+    if let Some(inbound) = proxy.inbound(endpoint.listen).filter(|_| !probe) {
         match inbound.limits.check(now(), target, &parts, caller.peer.ip()) {
             Decision::Admit(left) => quota = left,
             Decision::Refuse(refusal) => {
@@ -144,6 +157,9 @@ pub async fn serve(
     }
     if let Some(quota) = quota {
         Quota::apply(&quota, headers);
+    }
+    if probe {
+        response.extensions_mut().insert(ToProbe);
     }
     exchange.answered(response.status(), response.headers());
     Ok(response.map(|body| Watched::watch(body, exchange, held, Times::default())))
@@ -219,7 +235,7 @@ async fn connection(proxy: &Proxy, endpoint: &Endpoint, caller: Caller) -> Resul
         (false, true) => Want::Fresh,
         (false, false) => Want::Exclusive,
     };
-    let ask = Ask { address: endpoint.application, worker: proxy.worker, want };
+    let ask = Endpoint::asker(proxy.worker).ask(endpoint.application, want);
     match endpoint.pool.admit(&endpoint.settings, ask).await? {
         Lease::Http1(_, Http1(connection)) => Ok(Connection::Http1(connection)),
         Lease::Stream(stream) => Ok(Connection::Http2(stream)),

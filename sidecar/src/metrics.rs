@@ -12,9 +12,12 @@
 //! | `fairlead_proxy_duration_seconds` | the same: what we added until the answer's head, waiting and retries included |
 //! | `fairlead_retries_total` | service, rule |
 //! | `fairlead_retries_skipped_total` | service, rule, reason |
-//! | `fairlead_connections_accepted_total` | direction, protocol (`http1`, `http2`, `opaque`, `refused`) |
+//! | `fairlead_connections_accepted_total` | direction, protocol (`http1`, `http2`, `opaque`, `passthrough`, `refused`) |
 //! | `fairlead_connections` | direction |
 //! | `fairlead_opaque_bytes_total` | direction, service, to (`upstream`, `caller`) |
+//! | `fairlead_passthrough_connections_total` | reason (`unknown`: the operator knows no such Service, `awaited`: it has not answered in time, `disconnected`: there is no stream to it, `full`: too many destinations are in use) |
+//! | `fairlead_on_demand_holds_total` | direction, outcome (`answered`, `timeout`, `disconnected`): connections that waited for their first configuration |
+//! | `fairlead_on_demand_hold_seconds` | direction |
 //!
 //! What others count or keep (pools, endpoints, limits, the xDS stream) is read when it is asked for, by the
 //! admin module.
@@ -107,6 +110,17 @@ struct BytesLabels {
     to: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabels {
+    reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct HoldLabels {
+    direction: Direction,
+    outcome: &'static str,
+}
+
 type Histograms = Family<RuleLabels, Histogram, fn() -> Histogram>;
 
 /// All that is counted; one a process.
@@ -121,6 +135,9 @@ pub struct Metrics {
     connections_total: Family<ConnectionLabels, Counter>,
     connections: Family<DirectionLabels, Gauge<i64, AtomicI64>>,
     opaque_bytes: Family<BytesLabels, Counter>,
+    passed_through: Family<ReasonLabels, Counter>,
+    holds: Family<HoldLabels, Counter>,
+    hold_seconds: Family<DirectionLabels, Histogram, fn() -> Histogram>,
 }
 
 impl Default for Metrics {
@@ -136,6 +153,9 @@ impl Default for Metrics {
             connections_total: Family::default(),
             connections: Family::default(),
             opaque_bytes: Family::default(),
+            passed_through: Family::default(),
+            holds: Family::default(),
+            hold_seconds: Family::new_with_constructor(|| Histogram::new(BUCKETS)),
         }
     }
 }
@@ -169,6 +189,17 @@ impl Metrics {
         fairlead.register("connections_accepted", "Callers' connections", self.connections_total.clone());
         fairlead.register("connections", "Callers' connections that are open", self.connections.clone());
         fairlead.register("opaque_bytes", "Bytes carried without looking", self.opaque_bytes.clone());
+        fairlead.register(
+            "passthrough_connections",
+            "Connections carried to the address that the application dialled",
+            self.passed_through.clone(),
+        );
+        fairlead.register(
+            "on_demand_holds",
+            "Connections that waited for the first configuration of their destination",
+            self.holds.clone(),
+        );
+        fairlead.register("on_demand_hold_seconds", "How long they waited", self.hold_seconds.clone());
     }
 
     /// The handles of a rule, or of what stands in for one.
@@ -226,6 +257,17 @@ impl Metrics {
     /// What a caller's connection turned out to carry.
     pub fn connection_is(&self, direction: Direction, protocol: &'static str) {
         self.connections_total.get_or_create(&ConnectionLabels { direction, protocol }).inc();
+    }
+
+    /// Counts a connection that no Service is known for.
+    pub fn passed_through(&self, reason: &'static str) {
+        self.passed_through.get_or_create(&ReasonLabels { reason }).inc();
+    }
+
+    /// Counts a connection that waited for its destination's first configuration.
+    pub fn held(&self, direction: Direction, outcome: &'static str, time: Duration) {
+        self.holds.get_or_create(&HoldLabels { direction, outcome }).inc();
+        self.hold_seconds.get_or_create(&DirectionLabels { direction }).observe(time.as_secs_f64());
     }
 
     /// Where carried bytes are counted: towards the upstream, towards the caller.

@@ -19,7 +19,7 @@ use tokio::net::tcp::{ReadHalf, WriteHalf};
 use crate::cluster::{Cluster, Outcome, Picked};
 use crate::failure::{Failure, Kind};
 use crate::pool::admission::Want;
-use crate::pool::{Ask, Lease, Slot};
+use crate::pool::{Lease, Slot};
 use crate::proxy::{Proxy, now};
 
 /// A connect is tried at so many endpoints: nothing was sent, so it is always safe.
@@ -48,9 +48,9 @@ pub async fn dial(proxy: &Proxy, cluster: &Arc<Cluster>) -> Result<Dialled, Fail
             Failure::local(Kind::NoEndpoint, format!("{} has no endpoint", cluster.settings.name))
         })?;
         let address = picked.endpoint().address();
-        let ask = Ask { address, worker: proxy.worker, want: Want::Fresh };
+        let ask = proxy.asker().ask(address, Want::Fresh);
         let Lease::Slot(slot) = cluster.live.pool.admit(settings, ask).await? else { continue };
-        match cluster.live.pool.open_bytes(settings, slot, address).await {
+        match cluster.live.pool.open_bytes(settings, slot, ask).await {
             Ok((stream, slot)) => {
                 picked.record(now(), Outcome::Success);
                 return Ok(Dialled { stream, slot, picked });

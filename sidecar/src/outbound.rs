@@ -35,11 +35,13 @@ use crate::proxy::{Caller, Proxy, now};
 use crate::retry::{Attempts, Ended, NoRetry};
 use crate::route::{Action, Backend, Route, RouteTable};
 
-/// A Service port that this pod calls at a listener of its own.
+/// A Service port that this pod calls.
 #[derive(Debug)]
 pub struct Upstream {
-    /// `shop/reviews:9080`.
+    /// That of its configuration: `shop/reviews:9080`, or the address that is called.
     pub name: Arc<str>,
+    /// In log and metric: `shop/reviews:9080`.
+    pub label: Arc<str>,
     /// Of requests that no rule carries.
     no_rule: Arc<Handles>,
 }
@@ -47,8 +49,13 @@ pub struct Upstream {
 impl Upstream {
     /// By the name of its configuration.
     pub fn new(name: Arc<str>, metrics: &Metrics) -> Self {
-        let no_rule = metrics.handles(Direction::Outbound, &name, &Arc::from("-"));
-        Self { name, no_rule }
+        Self::captured(Arc::clone(&name), name, metrics)
+    }
+
+    /// By an address, of which a Service port may have several, and its own name.
+    pub fn captured(name: Arc<str>, label: Arc<str>, metrics: &Metrics) -> Self {
+        let no_rule = metrics.handles(Direction::Outbound, &label, &Arc::from("-"));
+        Self { name, label, no_rule }
     }
 
     /// Where bytes go.
@@ -213,7 +220,7 @@ impl Sending<'_> {
         let mut again: Option<Parts> = None;
         loop {
             let parts = again.as_ref().unwrap_or(self.parts);
-            let attempt = Attempt::new(self, parts, exchange.proxy().worker, attempts.tried());
+            let attempt = Attempt::new(self, parts, exchange.proxy().asker(), attempts.tried());
             let mut result = attempt.make(exchange, upload).await;
             if upload.is_broken() {
                 return Err(upload.failure());

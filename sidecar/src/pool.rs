@@ -14,18 +14,21 @@
 pub mod admission;
 pub mod http2;
 
-use std::net::SocketAddr;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use tokio::net::TcpStream;
+use socket2::SockRef;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::oneshot;
 
 use crate::failure::{Failure, Kind};
 use crate::http1::{self, client};
 use crate::pool::admission::{Admission, Answer, Grant, Limits, Returned, SharedId, Ticket, Want};
 use crate::pool::http2::Handle;
+use crate::ports::TO_OURSELVES;
 
 /// ServiceRoute's `connectionPool`; none is no limit.
 #[derive(Debug, Clone, PartialEq)]
@@ -117,6 +120,24 @@ pub struct Ask {
     pub worker: usize,
     /// What kind of connection.
     pub want: Want,
+    /// The endpoint is this very pod: the connection is to go through the inbound side, as everybody else's.
+    pub to_ourselves: bool,
+}
+
+/// Who looks for a connection.
+#[derive(Debug, Clone, Copy)]
+pub struct Asker {
+    /// Which worker.
+    pub worker: usize,
+    /// The addresses of this pod; none where nothing is redirected, and on the way to the application.
+    pub pod: &'static [IpAddr],
+}
+
+impl Asker {
+    /// What it looks for.
+    pub fn ask(self, address: SocketAddr, want: Want) -> Ask {
+        Ask { address, worker: self.worker, want, to_ourselves: self.pod.contains(&address.ip()) }
+    }
 }
 
 /// Numbers for metrics and the admin page.
@@ -187,7 +208,7 @@ impl Pool {
 
     /// Opens an HTTP/1.1 connection, which comes home to this pool.
     pub async fn open_http1(&self, settings: &PoolSettings, slot: Slot, ask: Ask) -> Result<Http1, Failure> {
-        let (stream, slot) = self.open_bytes(settings, slot, ask.address).await?;
+        let (stream, slot) = self.open_bytes(settings, slot, ask).await?;
         let home = Homeward { pool: Arc::downgrade(&self.0), address: ask.address, worker: ask.worker };
         let limits = Arc::clone(&self.0.http1);
         let mut connection =
@@ -213,9 +234,9 @@ impl Pool {
         &self,
         settings: &PoolSettings,
         mut slot: Slot,
-        address: SocketAddr,
+        ask: Ask,
     ) -> Result<(TcpStream, Slot), Failure> {
-        match connect(address, settings.connect_timeout).await {
+        match connect(ask, settings.connect_timeout).await {
             Ok(stream) => Ok((stream, slot)),
             Err(failure) => {
                 if let Some(opening) = &mut slot.opening {
@@ -228,7 +249,7 @@ impl Pool {
 
     /// Opens an HTTP/2 connection that others may share, and takes its first stream.
     pub async fn open_http2(&self, settings: &PoolSettings, slot: Slot, ask: Ask) -> Result<Stream, Failure> {
-        let (stream, mut slot) = self.open_bytes(settings, slot, ask.address).await?;
+        let (stream, mut slot) = self.open_bytes(settings, slot, ask).await?;
         // From here on the connection holds the slot; who joined is told by `opened`.
         let mut opening = slot.opening.take();
         let handle = match http2::handshake(stream, slot).await {
@@ -496,8 +517,9 @@ impl client::Home for Homeward {
 /// Out of files, out of ports: our own trouble, which no endpoint is to be blamed for.
 const OUR_OWN_ERRORS: [i32; 3] = [23 /* ENFILE */, 24 /* EMFILE */, 99 /* EADDRNOTAVAIL */];
 
-async fn connect(address: SocketAddr, limit: Duration) -> Result<TcpStream, Failure> {
-    match tokio::time::timeout(limit, TcpStream::connect(address)).await {
+async fn connect(ask: Ask, limit: Duration) -> Result<TcpStream, Failure> {
+    let address = ask.address;
+    match tokio::time::timeout(limit, dial(ask)).await {
         Ok(Ok(stream)) => {
             let _ = stream.set_nodelay(true); // Fails only on a socket that is gone already.
             Ok(stream)
@@ -512,6 +534,15 @@ async fn connect(address: SocketAddr, limit: Duration) -> Result<TcpStream, Fail
             Err(Failure::upstream(Kind::Connect, false, format!("{address} did not accept within {limit:?}")))
         }
     }
+}
+
+async fn dial(ask: Ask) -> io::Result<TcpStream> {
+    if !ask.to_ourselves {
+        return TcpStream::connect(ask.address).await;
+    }
+    let socket = if ask.address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    SockRef::from(&socket).set_priority(TO_OURSELVES)?;
+    socket.connect(ask.address).await
 }
 
 fn now() -> Instant {

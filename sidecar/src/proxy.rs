@@ -1,17 +1,19 @@
 //! What every connection of a worker sees: the configuration in force, and where things are counted.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
 
 use crate::access_log::AccessLog;
+use crate::cli::Probe;
 use crate::config::{Destination, Inbound, ProxyConfig};
 use crate::drain::Drain;
 use crate::hops::Hops;
 use crate::http1;
 use crate::metrics::Metrics;
+use crate::pool::Asker;
 
 /// One a worker; what is in it is shared by all.
 #[derive(Debug, Clone)]
@@ -30,6 +32,10 @@ pub struct Proxy {
     pub hops: Arc<Hops>,
     /// What callers may send.
     pub http1: Arc<http1::Limits>,
+    /// What kubelet asks of the application.
+    pub probes: Arc<[Probe]>,
+    /// The addresses of the pod whose traffic is captured; the same for the life of the process.
+    pub pod: &'static [IpAddr],
 }
 
 /// Who calls.
@@ -49,12 +55,32 @@ impl Proxy {
         metrics: Arc<Metrics>,
         drain: Drain,
     ) -> Self {
-        Self { worker, config, metrics, access_log: None, drain, hops: Arc::default(), http1: Arc::default() }
+        Self {
+            worker,
+            config,
+            metrics,
+            access_log: None,
+            drain,
+            hops: Arc::default(),
+            http1: Arc::default(),
+            probes: Arc::default(),
+            pod: &[],
+        }
     }
 
     /// What is known of a destination; None: nothing yet.
     pub fn destination(&self, name: &str) -> Option<Arc<Destination>> {
         self.config.load().destinations.get(name).cloned()
+    }
+
+    /// Who looks for a connection to an endpoint.
+    pub fn asker(&self) -> Asker {
+        Asker { worker: self.worker, pod: self.pod }
+    }
+
+    /// Whether a request for `path` at the application's `port` is a probe: answered as without us.
+    pub fn is_probe(&self, port: u16, path: &str) -> bool {
+        self.probes.iter().any(|probe| probe.is(port, path))
     }
 
     /// What is known of an endpoint of this pod; None: nobody lists it, as far as we know.

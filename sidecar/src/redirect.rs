@@ -23,20 +23,12 @@ use std::fmt::Write;
 use std::net::IpAddr;
 
 use crate::cli::redirect::{Cidr, Options};
+use crate::ports::{CHECK_PORT, INBOUND_PORT, OUTBOUND_PORT, TO_OURSELVES};
 
 pub use nft::{Failed, install};
 
 /// The table's name, in the family `inet`.
 const TABLE: &str = "fairlead";
-
-/// Where the proxy takes in what the application sends.
-pub const OUTBOUND_PORT: u16 = 15001;
-
-/// Nothing listens here: that the proxy reaches itself through it proves the redirection.
-pub const CHECK_PORT: u16 = 15002;
-
-/// Where the proxy takes in what comes to the application.
-pub const INBOUND_PORT: u16 = 15006;
 
 /// `/metrics`: not redirected, so that a scrape says what is wrong even where nothing else works.
 const METRICS_PORT: u16 = 15020;
@@ -46,10 +38,6 @@ const READY_PORT: u16 = 15021;
 
 /// TCP's; UDP is never redirected.
 const DNS_PORT: u16 = 53;
-
-/// The SO_PRIORITY (of the highest that need no right) with which the outbound side dials this very pod. On
-/// loopback nothing else would tell it from the inbound side that dials the application.
-pub const TO_OURSELVES: u32 = 6;
 
 /// What comes in is redirected...
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

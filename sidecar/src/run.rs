@@ -5,15 +5,18 @@
 //!    |  config (ArcSwap)  |  drain (watch)  |  metrics (atomics)
 //!    v                    v                 v
 //! worker 0 .. N-1: one current-thread runtime each, with listeners of its own for every --upstream and
-//!                  --inbound (SO_REUSEPORT); a connection stays with the worker that accepted it
+//!                  --inbound, and for captured traffic (SO_REUSEPORT); a connection stays with the worker
+//!                  that accepted it, but for visitors of /ready and /metrics, who go to the main thread
 //! access-log: writes lines (only if switched on)
 //! ```
 //!
 //! The workers wait for nobody: they read what the main thread publishes. Connections to endpoints belong to
 //! nobody in particular; a worker prefers those that it opened.
 
+mod capture;
+
 use std::io::Write;
-use std::net::{SocketAddr, TcpListener as StdListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener as StdListener};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +26,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::UnboundedReceiver;
 
+use crate::accept::captured::{self, Captured};
 use crate::accept::{self, Purpose};
 use crate::access_log::AccessLog;
 use crate::admin::{self, Admin};
@@ -30,9 +34,10 @@ use crate::cli::{AccessLogTo, Options};
 use crate::config::{Destination, ProxyConfig, Retired};
 use crate::drain::{Drain, Phase};
 use crate::inbound::Endpoint;
-use crate::metrics::Metrics;
+use crate::metrics::{Direction, Metrics};
 use crate::outbound::Upstream;
 use crate::proxy::Proxy;
+use crate::run::capture::Doors;
 use crate::spawn;
 use crate::xds::client::{self, Client, Handle};
 
@@ -51,14 +56,14 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     let hops = Arc::default();
     let xds = client::Options { operator: options.operator.clone(), pod: options.pod.clone() };
     let (client, xds, retired) = Client::new(xds, Arc::clone(&config));
-    let Bound { admin, metrics: metrics_page, ready, upstreams, inbounds } = bound;
+    let Bound { admin, metrics: metrics_page, ready, upstreams, inbounds, doors } = bound;
 
     let mut listeners = Vec::new();
     let mut wanted = Vec::new();
     for (upstream, bound) in options.upstreams.iter().zip(upstreams) {
         wanted.push((format!("upstream {upstream}"), Arc::clone(&upstream.service)));
         let purpose = Purpose::Outbound(Arc::new(Upstream::new(Arc::clone(&upstream.service), &metrics)));
-        listeners.push((purpose, bound));
+        listeners.push((Role::For(purpose), bound));
     }
     let mut endpoints = Vec::new();
     for (inbound, bound) in options.inbounds.iter().zip(inbounds) {
@@ -67,35 +72,55 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         let endpoint = Endpoint::new(listen.to_string().into(), listen, inbound.application, &metrics);
         let endpoint = Arc::new(endpoint);
         endpoints.push(Arc::clone(&endpoint));
-        listeners.push((Purpose::Inbound(endpoint), bound));
+        listeners.push((Role::For(Purpose::Inbound(endpoint)), bound));
     }
     for (_, name) in &wanted {
         xds.subscribe(name);
     }
+    let parts = capture::parts(options, doors.as_ref(), (&xds, &config), &metrics);
+    let (captured, pod) = parts.map(|parts| (parts.captured, parts.pod)).unzip();
+    if let (Some(captured), Some(doors)) = (&captured, doors) {
+        for (direction, bound) in doors.bound {
+            listeners.push((Role::Captured(direction, Arc::clone(captured)), bound));
+        }
+    }
+    let flags = options.capture.as_ref();
+    let probes = flags.map(|capture| Arc::clone(&capture.probes)).unwrap_or_default();
+    let pod_ips: &'static [IpAddr] = flags.map(|capture| capture.pod_ips.clone()).unwrap_or_default().leak();
 
-    let mut by_worker: Vec<Vec<(Purpose, StdListener)>> = (0..options.workers).map(|_| Vec::new()).collect();
-    for (purpose, bound) in listeners {
+    let mut by_worker: Vec<Vec<(Role, StdListener)>> = (0..options.workers).map(|_| Vec::new()).collect();
+    for (role, bound) in listeners {
         for (worker, listener) in by_worker.iter_mut().zip(bound) {
-            worker.push((purpose.clone(), listener));
+            worker.push((role.clone(), listener));
         }
     }
     for (number, listeners) in by_worker.into_iter().enumerate() {
         let proxy = Proxy::new(number, Arc::clone(&config), Arc::clone(&metrics), drain.clone());
-        let proxy = Arc::new(Proxy { access_log: access_log.clone(), hops: Arc::clone(&hops), ..proxy });
+        let proxy = Arc::new(Proxy {
+            access_log: access_log.clone(),
+            hops: Arc::clone(&hops),
+            probes: Arc::clone(&probes),
+            pod: pod_ips,
+            ..proxy
+        });
         std::thread::Builder::new()
             .name(format!("worker-{number}"))
             .spawn(move || work(proxy, listeners))
             .context("starting a worker thread")?;
     }
 
-    let admin_page = Admin::new(wanted, Arc::clone(&config), xds.clone(), &metrics, drain.clone());
+    let admin_page =
+        Admin::new(wanted, Arc::clone(&config), xds.clone(), &metrics, drain.clone(), pod.as_ref());
     runtime()?.block_on(async move {
-        let pages = admin::Pages { admin, metrics: metrics_page, ready };
+        if let Some(pod) = &pod {
+            capture::watch(&pod.capture, &xds, &pod.first);
+        }
+        let pages = admin::Pages { admin, metrics: metrics_page, ready, pod };
         pages.serve(&Arc::new(admin_page))?;
         let signals = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         tokio::select! {
             () = client.run() => anyhow::bail!("the xDS client ended"),
-            () = sweep(&config, &endpoints) => anyhow::bail!("the sweeper ended"),
+            () = sweep(&config, &endpoints, captured.as_deref()) => anyhow::bail!("the sweeper ended"),
             () = retire(retired, xds) => anyhow::bail!("nobody retires endpoints any more"),
             () = end(signals, &drain, options.shutdown_timeout) => {}
         }
@@ -106,11 +131,22 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     })
 }
 
+/// What a listener does with its connections.
+#[derive(Clone)]
+enum Role {
+    /// All are for the same.
+    For(Purpose),
+    /// Each was meant for something.
+    Captured(Direction, Arc<Captured>),
+}
+
 /// Everything that is bound, before anything is served.
 struct Bound {
     admin: StdListener,
-    metrics: StdListener,
-    ready: StdListener,
+    metrics: Vec<StdListener>,
+    ready: Vec<StdListener>,
+    /// For captured traffic.
+    doors: Option<Doors>,
     /// One a worker for each `--upstream`, in their order.
     upstreams: Vec<Vec<StdListener>>,
     /// The same for each `--inbound`.
@@ -139,16 +175,32 @@ impl Bound {
             inbounds.push(bound);
         }
         let admin = bind_one("--admin-listen", options.admin)?;
-        let metrics = bind_one("--metrics-listen", options.metrics)?;
-        let ready = bind_one("--ready-listen", options.ready)?;
-        for (name, listener) in [("admin", &admin), ("metrics", &metrics), ("ready", &ready)] {
-            lines.push(format!("listening {name} - {}", listener.local_addr()?));
+        let mut metrics = vec![bind_one("--metrics-listen", options.metrics)?];
+        let mut ready = vec![bind_one("--ready-listen", options.ready)?];
+        let mut doors = None;
+        if options.capture.is_some() {
+            // Pods have addresses of both families, and are asked at either.
+            for (address, page) in [(options.metrics, &mut metrics), (options.ready, &mut ready)] {
+                if address.ip() == Ipv4Addr::UNSPECIFIED {
+                    let twin = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), address.port());
+                    page.extend(capture::bind_v6(twin, 1)?.into_iter().flatten());
+                }
+            }
+            let bound = Doors::bind(options.workers)?;
+            lines.extend(bound.lines()?);
+            doors = Some(bound);
+        }
+        lines.push(format!("listening admin - {}", admin.local_addr()?));
+        for (name, page) in [("metrics", &metrics), ("ready", &ready)] {
+            for listener in page {
+                lines.push(format!("listening {name} - {}", listener.local_addr()?));
+            }
         }
         // Scripts read these; who closed the pipe does not want them.
         let mut out = std::io::stdout().lock();
         let _ = writeln!(out, "{}", lines.join("\n"));
         let _ = out.flush();
-        Ok(Self { admin, metrics, ready, upstreams, inbounds })
+        Ok(Self { admin, metrics, ready, upstreams, inbounds, doors })
     }
 }
 
@@ -173,12 +225,18 @@ fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 
 /// A worker: its listeners, and the connections that they accept, until the last of all has ended.
 #[expect(clippy::needless_pass_by_value, reason = "it is all the thread has")]
-fn work(proxy: Arc<Proxy>, listeners: Vec<(Purpose, StdListener)>) {
+fn work(proxy: Arc<Proxy>, listeners: Vec<(Role, StdListener)>) {
     let served = runtime().and_then(|runtime| {
         runtime.block_on(async {
-            for (purpose, listener) in listeners {
+            for (role, listener) in listeners {
                 let listener = TcpListener::from_std(listener)?;
-                spawn::task(accept::listen(Arc::clone(&proxy), listener, purpose));
+                let proxy = Arc::clone(&proxy);
+                match role {
+                    Role::For(purpose) => spawn::task(accept::listen(proxy, listener, purpose)),
+                    Role::Captured(direction, captured) => {
+                        spawn::task(captured::listen(proxy, listener, direction, captured));
+                    }
+                }
             }
             proxy.drain.reached(Phase::Closing).await;
             proxy.drain.empty().await;
@@ -192,7 +250,7 @@ fn work(proxy: Arc<Proxy>, listeners: Vec<(Purpose, StdListener)>) {
 }
 
 /// Closes idle connections that are too old, or that the other side has closed.
-async fn sweep(config: &ArcSwap<ProxyConfig>, endpoints: &[Arc<Endpoint>]) {
+async fn sweep(config: &ArcSwap<ProxyConfig>, endpoints: &[Arc<Endpoint>], captured: Option<&Captured>) {
     let mut clock = tokio::time::interval(SWEEP);
     clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -206,6 +264,9 @@ async fn sweep(config: &ArcSwap<ProxyConfig>, endpoints: &[Arc<Endpoint>]) {
         }
         for endpoint in endpoints {
             endpoint.expire();
+        }
+        if let Some(captured) = captured {
+            captured.expire();
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Tests that need no installation, or run an operator of their own on the node. `make e2e` runs them first:
 //! two operators would write the same status.
 
+mod capture;
 mod crds;
 mod policies;
 mod redirect;

@@ -8,11 +8,12 @@ use http::header::HeaderValue;
 use http::{Response, StatusCode};
 use tokio::net::TcpStream;
 
-use crate::accept::{Connection, FIRST_REQUEST, closing};
+use crate::accept::{Connection, FIRST_REQUEST, Purpose, closing};
 use crate::body::Body;
+use crate::config::Destination;
 use crate::exchange::UNPROCESSED;
 use crate::http1::server::{self, Ended, Next};
-use crate::inbound::Unprocessed;
+use crate::inbound::{ToProbe, Unprocessed};
 use crate::opaque::{self, Side};
 
 /// Serves until the caller leaves, or is asked to.
@@ -44,7 +45,7 @@ pub async fn serve(connection: Connection, stream: TcpStream, first: Bytes) {
         let answer = Box::pin(connection.answer(false, request));
         let Some(answer) = caller.until_gone(answer).await else { return };
         let answer = answer.unwrap_or_else(|unprocessed| not_handed_over(&unprocessed));
-        if must_leave() {
+        if must_leave() && answer.extensions().get::<ToProbe>().is_none() || is_void(&connection, &answer) {
             caller.last();
         }
         match caller.respond(answer).await {
@@ -53,6 +54,13 @@ pub async fn serve(connection: Connection, stream: TcpStream, first: Bytes) {
             Ended::Upgraded(both) => return upgraded(&connection, *both).await,
         }
     }
+}
+
+/// Whether this connection's Service is gone: a captured caller that comes anew is passed through.
+fn is_void(connection: &Connection, answer: &Response<Body>) -> bool {
+    let Purpose::Outbound(upstream) = &connection.purpose else { return false };
+    answer.status() == StatusCode::SERVICE_UNAVAILABLE
+        && matches!(connection.proxy.destination(&upstream.name).as_deref(), Some(Destination::Unknown))
 }
 
 /// `503` with the word that says that no application has seen the request.

@@ -2,6 +2,7 @@
 
 mod world;
 
+mod captured;
 mod http1;
 mod http2;
 mod inbound;

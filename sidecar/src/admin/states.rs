@@ -10,7 +10,10 @@
 //! | `fairlead_rate_limit_keys`, `fairlead_rate_limit_overflowed_total` | service, policy, limit |
 //! | `fairlead_xds_connected`, `fairlead_xds_config_age_seconds` | |
 //! | `fairlead_xds_responses_total`, `fairlead_xds_nacks_total`, `fairlead_xds_failures_total` | |
+//! | `fairlead_xds_listeners` | state (`in_force`, `absent`, `awaited`): what the operator is asked for |
 //! | `fairlead_draining` | |
+//! | `fairlead_capture_verified` | direction; only where traffic is captured |
+//! | `fairlead_started_without_config` | 1: the pod went to work before the operator had answered, and its first connections were passed through; only where traffic is captured |
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -25,8 +28,9 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
 use crate::admin::pages;
+use crate::capture::Capture;
 use crate::cluster::Cluster;
-use crate::config::ProxyConfig;
+use crate::config::{Known, ProxyConfig};
 use crate::drain::{Drain, Phase};
 use crate::proxy::now;
 use crate::xds::client::Handle;
@@ -40,6 +44,8 @@ pub struct States {
     pub xds: Handle,
     /// Whether we leave.
     pub drain: Drain,
+    /// None: nothing is captured.
+    pub capture: Option<Arc<Capture>>,
 }
 
 impl Collector for States {
@@ -50,7 +56,9 @@ impl Collector for States {
         pools(&mut encoder, &clusters)?;
         endpoints(&mut encoder, &clusters)?;
         limits(&mut encoder, &config)?;
-        self.stream(&mut encoder)
+        self.stream(&mut encoder)?;
+        self.listeners(&mut encoder)?;
+        self.capture(&mut encoder)
     }
 }
 
@@ -163,6 +171,48 @@ fn limits(encoder: &mut DescriptorEncoder<'_>, config: &ProxyConfig) -> Result<(
 }
 
 impl States {
+    fn listeners(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let state = self.xds.state();
+        let mut counts = [("in_force", 0), ("absent", 0), ("awaited", 0)];
+        for known in state.listeners.values() {
+            let index = match known {
+                Known::InForce => 0,
+                Known::Absent => 1,
+                Known::Awaited(_) => 2,
+            };
+            if let Some((_, count)) = counts.get_mut(index) {
+                *count += 1;
+            }
+        }
+        let help = "What the operator is asked for";
+        let mut listeners =
+            encoder.encode_descriptor("fairlead_xds_listeners", help, None, MetricType::Gauge)?;
+        for (state, count) in counts {
+            ConstGauge::new(number(count)).encode(listeners.encode_family(&[("state", state)])?)?;
+        }
+        Ok(())
+    }
+
+    fn capture(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let Some(capture) = &self.capture else { return Ok(()) };
+        let help = "Whether the rules that redirect traffic were seen to work";
+        let mut verified =
+            encoder.encode_descriptor("fairlead_capture_verified", help, None, MetricType::Gauge)?;
+        for (direction, holds) in
+            [("outbound", capture.outbound_verified()), ("inbound", capture.inbound_verified())]
+        {
+            ConstGauge::new(i64::from(holds)).encode(verified.encode_family(&[("direction", direction)])?)?;
+        }
+        let help = "Whether the pod went to work before the operator had answered";
+        let without = i64::from(capture.started_without_config());
+        ConstGauge::new(without).encode(encoder.encode_descriptor(
+            "fairlead_started_without_config",
+            help,
+            None,
+            MetricType::Gauge,
+        )?)
+    }
+
     fn stream(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let state = self.xds.state();
         let draining = self.drain.phase() >= Phase::Draining;

@@ -10,12 +10,13 @@ async fn not_ready_says_what_is_missing_and_draining_is_not_ready() {
     let wanted =
         vec![("upstream shop/reviews:9080=127.0.0.1:9080".to_owned(), Arc::from("shop/reviews:9080"))];
     let drain = Drain::default();
-    let admin = Admin::new(wanted, config, xds, &Metrics::default(), drain.clone());
-    let said = admin.ready().unwrap_err();
+    let admin = Admin::new(wanted, config, xds, &Metrics::default(), drain.clone(), None);
+    let direct = Came::Directly("10.0.0.9:1".parse().unwrap());
+    let said = admin.readiness.ready(direct).unwrap_err();
     assert!(said.contains("no stream to the operator yet"), "{said}");
     assert!(said.contains("upstream shop/reviews:9080=127.0.0.1:9080: awaited"), "{said}");
     drain.advance(Phase::Draining);
-    assert_eq!(admin.ready().unwrap_err(), "draining\n");
+    assert_eq!(admin.readiness.ready(direct).unwrap_err(), "draining\n");
     let mut page = String::new();
     prometheus_client::encoding::text::encode(&mut page, &admin.registry).unwrap();
     for line in ["fairlead_draining 1", "fairlead_xds_connected 0", "fairlead_xds_nacks_total 0"] {

@@ -15,7 +15,7 @@ use crate::http1::client;
 use crate::outbound::Sending;
 use crate::outbound::upload::Upload;
 use crate::pool::admission::Want;
-use crate::pool::{Ask, Http1, Lease, Stream, http2};
+use crate::pool::{Asker, Http1, Lease, Stream, http2};
 use crate::proxy::now;
 use crate::retry::Ended;
 
@@ -27,7 +27,7 @@ const STALE_CONNECTIONS: usize = 4;
 pub struct Attempt<'a> {
     sending: &'a Sending<'a>,
     parts: &'a Parts,
-    worker: usize,
+    asker: Asker,
     tried: &'a [SocketAddr],
     stage: Stage,
 }
@@ -62,8 +62,8 @@ enum Connection {
 
 impl<'a> Attempt<'a> {
     /// An attempt at another endpoint than those in `tried`, if there is one.
-    pub fn new(sending: &'a Sending<'a>, parts: &'a Parts, worker: usize, tried: &'a [SocketAddr]) -> Self {
-        Self { sending, parts, worker, tried, stage: Stage::Waiting }
+    pub fn new(sending: &'a Sending<'a>, parts: &'a Parts, asker: Asker, tried: &'a [SocketAddr]) -> Self {
+        Self { sending, parts, asker, tried, stage: Stage::Waiting }
     }
 
     /// Makes it. A failure comes with the endpoint that it is about.
@@ -148,7 +148,7 @@ impl<'a> Attempt<'a> {
         let settings = &self.sending.cluster.settings.pool;
         let want = if self.sending.http2 { Want::Shared } else { Want::Exclusive };
         loop {
-            let ask = Ask { address: picked.endpoint().address(), worker: self.worker, want };
+            let ask = self.asker.ask(picked.endpoint().address(), want);
             let (address, connection) = match pool.admit(settings, ask).await? {
                 Lease::Http1(address, Http1(connection)) => (address, Connection::Http1(connection)),
                 Lease::Stream(stream) => (stream.address, Connection::Http2(stream)),

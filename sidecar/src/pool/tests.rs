@@ -18,7 +18,7 @@ fn settings() -> PoolSettings {
 }
 
 fn fresh(address: SocketAddr) -> Ask {
-    Ask { address, worker: 0, want: Want::Fresh }
+    Ask { address, worker: 0, want: Want::Fresh, to_ourselves: false }
 }
 
 /// A listener that counts whom it accepted.
@@ -100,7 +100,7 @@ async fn a_refused_connect_frees_the_slot() {
     let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     for _ in 0..3 {
         let Ok(Lease::Slot(slot)) = pool.admit(&settings, fresh(closed)).await else { panic!("no slot") };
-        let failure = pool.open_bytes(&settings, slot, closed).await.unwrap_err();
+        let failure = pool.open_bytes(&settings, slot, fresh(closed)).await.unwrap_err();
         assert_eq!((failure.kind, failure.request_sent), (Kind::Connect, false));
     }
     assert_eq!(pool.usage().connections, 0);
@@ -111,7 +111,7 @@ async fn those_who_joined_learn_why_the_connect_failed() {
     let pool = Arc::new(Pool::default());
     let settings = settings();
     let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    let ask = Ask { address: closed, worker: 0, want: Want::Shared };
+    let ask = Ask { address: closed, worker: 0, want: Want::Shared, to_ourselves: false };
     let Ok(Lease::Slot(slot)) = pool.admit(&settings, ask).await else { panic!("no slot") };
     let mut joined = Box::pin(pool.admit(&settings, ask));
     assert!(futures::poll!(&mut joined).is_pending());
@@ -124,7 +124,7 @@ async fn a_kept_connection_is_reused_and_closed_with_the_pool() {
     let (address, accepted) = backend().await;
     let pool = Pool::default();
     let settings = settings();
-    let ask = Ask { address, worker: 0, want: Want::Exclusive };
+    let ask = Ask { address, worker: 0, want: Want::Exclusive, to_ourselves: false };
     for round in 0..3 {
         let connection = match pool.admit(&settings, ask).await.unwrap() {
             Lease::Slot(slot) if round == 0 => pool.open_http1(&settings, slot, ask).await.unwrap(),

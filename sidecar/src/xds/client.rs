@@ -108,7 +108,7 @@ impl Client {
             subscription,
             assembler,
         };
-        (client, Handle { wanted, state: state_seen }, retired_seen)
+        (client, Handle::new(wanted, state_seen), retired_seen)
     }
 
     /// Runs for ever, on a current-thread runtime of its own. Ends only when every handle is gone.
@@ -404,6 +404,11 @@ pub struct Handle {
 }
 
 impl Handle {
+    /// For a client that reads `wanted` and tells of itself in `state`.
+    pub(crate) fn new(wanted: watch::Sender<BTreeSet<Arc<str>>>, state: watch::Receiver<State>) -> Self {
+        Self { wanted, state }
+    }
+
     /// Asks for a listener: `shop/reviews:9080`, `10.96.3.7:9080`, `inbound/10.244.1.5:9080`. Asking twice is
     /// asking once.
     pub fn subscribe(&self, name: &str) {

@@ -125,7 +125,7 @@ fn what_the_proxy_sends_to_its_own_pod_comes_in_when_it_is_marked() {
     let pod = pod();
     redirect(&pod, &[]);
     let (own, outside) = (pod.pod.addresses, pod.peer.addresses);
-    let marked = Caller { priority: Some(fairlead_proxy::redirect::TO_OURSELVES), ..PROXY };
+    let marked = Caller { priority: Some(fairlead_proxy::ports::TO_OURSELVES), ..PROXY };
     assert_eq!(lands_outside(&pod, marked, own, 8080), both(15006));
     assert_eq!(lands_outside(&pod, marked, outside, 9090), both(9090), "only to itself");
     let application = Caller { uid: None, ..marked };

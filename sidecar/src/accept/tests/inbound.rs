@@ -14,7 +14,7 @@ use crate::drain::Phase;
 use crate::rate_limit::{InboundSettings, LimitSettings, PolicySettings, ResponseSettings};
 use crate::spawn;
 
-fn limited(requests: u32) -> InboundSettings {
+pub fn limited(requests: u32) -> InboundSettings {
     let policy = PolicySettings {
         name: "shop/reviews".into(),
         shadow: false,
