@@ -4,6 +4,7 @@
 //! refused with what to write instead.
 
 mod capture;
+pub mod operator;
 pub mod redirect;
 
 use std::collections::BTreeMap;
@@ -18,6 +19,7 @@ use std::time::Duration;
 use clap::{CommandFactory, FromArgMatches, Parser};
 
 pub use self::capture::{Capture, CaptureFlags, Probe};
+use self::operator::{Operator, OperatorFlags};
 
 /// For what is in flight after SIGTERM.
 const SHUTDOWN: Duration = Duration::from_secs(10);
@@ -74,9 +76,9 @@ pub struct Drain {
 #[derive(Debug, Parser)]
 #[command(name = "fairlead-proxy", version, about, long_about = None)]
 pub struct Flags {
-    /// The operator, or any other xDS server: http://ADDR
-    #[arg(long, env = "FAIRLEAD_OPERATOR", value_name = "http://ADDR", value_parser = operator)]
-    pub operator: http::Uri,
+    /// Where the operator is.
+    #[command(flatten)]
+    pub operator: OperatorFlags,
     /// Who this is: NAMESPACE/NAME
     #[arg(long, env = "FAIRLEAD_POD", value_name = "NAMESPACE/NAME", value_parser = pod)]
     pub pod: String,
@@ -141,7 +143,7 @@ pub struct Inbound {
 #[derive(Debug, Clone)]
 pub struct Options {
     /// The xDS server.
-    pub operator: http::Uri,
+    pub operator: Operator,
     /// `shop/frontend-1`.
     pub pod: String,
     /// Threads that carry calls, at least one.
@@ -220,7 +222,7 @@ impl Flags {
         }
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         Ok(Options {
-            operator: self.operator,
+            operator: self.operator.check().map_err(Refused)?,
             pod: self.pod,
             workers: self.workers.unwrap_or(cpus),
             upstreams: self.upstream,
@@ -295,21 +297,6 @@ fn is_label(text: &str) -> bool {
         && text.bytes().all(inner)
         && !text.starts_with('-')
         && !text.ends_with('-')
-}
-
-fn operator(text: &str) -> Result<http::Uri, String> {
-    let form = "write http://ADDR, for example http://127.0.0.1:15010";
-    let uri: http::Uri = text.parse().map_err(|error| format!("{error}; {form}"))?;
-    match (uri.scheme_str(), uri.authority()) {
-        (Some("http"), Some(authority)) if authority.port_u16().is_some() => {}
-        (Some("http"), Some(_)) => return Err(format!("the port is missing; {form}")),
-        (Some("https"), _) => return Err(format!("TLS is not spoken here; {form}")),
-        _ => return Err(format!("it is not a URL; {form}")),
-    }
-    if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
-        return Err(format!("it has a path, which xDS does not; {form}"));
-    }
-    Ok(uri)
 }
 
 fn pod(text: &str) -> Result<String, String> {
@@ -478,18 +465,5 @@ mod tests {
         assert_eq!(flags.pod, "a/b");
         assert!(task(&["--pod", "a/b", "drain"]).is_err());
         assert!(task(&["--pod", "a/b"]).unwrap_err().to_string().contains("--operator"));
-    }
-
-    #[test]
-    fn the_operator_is_a_plain_url() {
-        for (text, wanted) in [
-            ("127.0.0.1:15010", "write http://ADDR"),
-            ("https://operator:15010", "TLS is not spoken here"),
-            ("http://operator", "the port is missing"),
-            ("http://operator:15010/xds", "it has a path"),
-        ] {
-            let said = operator(text).unwrap_err();
-            assert!(said.contains(wanted), "{text}: {said}");
-        }
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! client        the stream: connect, send, receive, back off      (async, the only part that waits)
+//!   dial           a connection: name, certificates, token
 //!   subscription   what is asked for, acknowledged, refused        (sans-io)
 //!     decode          Envoy's protobuf -> the words of this crate  (pure)
 //!   config::assemble  what is complete becomes the configuration   (pure)
@@ -11,6 +12,7 @@
 //! thread. The workers read what it publishes and never wait for it.
 
 pub mod client;
+pub mod dial;
 pub mod subscription;
 pub mod decode;
 #[cfg(test)]

@@ -3,7 +3,8 @@
 //! ```text
 //! connect --> open, ask for everything --> { names asked for | response | answer overdue } --> ...
 //!    ^                                         |
-//!    '---- wait, exponential with full jitter <-'  whatever went wrong
+//!    |---- wait, exponential with full jitter <-|  whatever went wrong
+//!    '---- wait, shortly                      <-'  the server asks us to come again
 //! ```
 //!
 //! What is in force stays in force whatever happens here: without a server, with one that sends rubbish,
@@ -13,7 +14,6 @@
 //! Runs on the thread of the admin port, on a current-thread runtime; the workers see an [`ArcSwap`].
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::error::Error;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -26,20 +26,15 @@ use envoy_types::pb::google::protobuf::{Struct, Value, value};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::codec::Streaming;
-use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
 
+use super::dial::{Dialled, dial};
 use super::subscription::{Received, Subscription};
+use crate::cli::operator::Operator;
 pub use crate::config::Known;
 use crate::config::assemble::Assembler;
 use crate::config::pieces::Kind;
 use crate::config::{ProxyConfig, Retired};
-
-/// A TCP connection and the HTTP/2 preface are there within milliseconds, or something is wrong.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// Of the HTTP/2 pings: a server that has gone without a word is found out within their sum.
-const PING_INTERVAL: Duration = Duration::from_secs(15);
-const PING_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A response over this ends the stream: 500,000 endpoints fit.
 const MAX_RESPONSE: usize = 64 * 1024 * 1024;
@@ -54,11 +49,18 @@ const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 /// thousand proxies are back within it, a hundred a second.
 const MAX_BACKOFF: Duration = Duration::from_secs(10);
 
+/// A server that asks us to come again (our token expires, it restarts, it balances) is left for between nothing
+/// and this: those whom it asks at the same time do not come back at the same time.
+const COME_AGAIN: Duration = Duration::from_millis(250);
+
+/// One that asks again this soon, or before it has answered anything, is not well: a failure like any other.
+const COME_AGAIN_APART: Duration = Duration::from_secs(1);
+
 /// Who asks, and where.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The xDS server, `http://ADDR`.
-    pub operator: http::Uri,
+    /// The xDS server.
+    pub operator: Operator,
     /// `NAMESPACE/POD`, which is the `node.id`; its namespace is the `node.cluster`.
     pub pod: String,
 }
@@ -82,6 +84,9 @@ pub struct Client {
 enum Ended {
     #[error("{0}")]
     Failed(String),
+    /// By the server, who is well: see [`COME_AGAIN`].
+    #[error("{0}")]
+    Asked(String),
     #[error("nobody needs the client any more")]
     Finished,
 }
@@ -116,22 +121,38 @@ impl Client {
         let mut backoff = Backoff::default();
         self.ask();
         loop {
-            let failure = match self.stream(&mut backoff).await {
-                Ended::Finished => return,
-                Ended::Failed(reason) => reason,
-            };
+            let ended = self.stream(&mut backoff).await;
             self.subscription.closed();
-            let wait = backoff.next(now(), fastrand::f64());
-            tracing::warn!(operator = %self.options.operator, reason = failure, ?wait, "xds stream ended");
-            self.state.send_modify(|state| {
-                state.connected = false;
-                state.failures += 1;
-                state.last_failure = Some(failure.into());
-            });
+            let (now, random) = (now(), fastrand::f64());
+            let (reason, asked) = match ended {
+                Ended::Finished => return,
+                Ended::Asked(reason) => (reason, backoff.asked(now, random)),
+                Ended::Failed(reason) => (reason, None),
+            };
+            let wait = match asked {
+                Some(wait) => self.asked_to_come_again(&reason, wait),
+                None => self.failed(reason, backoff.next(now, random)),
+            };
             if self.wait(wait).await.is_err() {
                 return;
             }
         }
+    }
+
+    fn asked_to_come_again(&self, reason: &str, wait: Duration) -> Duration {
+        tracing::info!(operator = %self.options.operator.uri, reason, ?wait, "the xds server asks us to come again");
+        self.state.send_modify(|state| state.connected = false);
+        wait
+    }
+
+    fn failed(&self, reason: String, wait: Duration) -> Duration {
+        tracing::warn!(operator = %self.options.operator.uri, reason, ?wait, "xds stream ended");
+        self.state.send_modify(|state| {
+            state.connected = false;
+            state.failures += 1;
+            state.last_failure = Some(reason.into());
+        });
+        wait
     }
 
     /// One stream, from the connection to its end.
@@ -158,9 +179,12 @@ impl Client {
                         backoff.connected(now());
                         self.state.send_modify(|state| state.connected = true);
                     }
-                    Ok(Some(Event::Response(response))) => self.receive(response),
+                    Ok(Some(Event::Response(response))) => {
+                        backoff.responded = true;
+                        self.receive(response);
+                    }
                     Ok(None) => return Ended::Failed("the server ended the stream".to_owned()),
-                    Err(reason) => return Ended::Failed(reason),
+                    Err(ended) => return ended,
                 },
                 () = until(self.subscription.next_expiry()) => self.give_up(),
             }
@@ -258,8 +282,8 @@ impl Client {
 
 /// A stream on its way to being open.
 enum Responses {
-    Connecting(Pin<Box<dyn Future<Output = Result<Channel, String>> + Send>>, Requests),
-    Opening(Pin<Box<dyn Future<Output = Result<Streaming<DeltaDiscoveryResponse>, String>> + Send>>),
+    Connecting(Pin<Box<dyn Future<Output = Result<Dialled, String>> + Send>>, Requests),
+    Opening(Pin<Box<dyn Future<Output = Result<Streaming<DeltaDiscoveryResponse>, Status>> + Send>>),
     Open(Box<Streaming<DeltaDiscoveryResponse>>),
 }
 
@@ -274,8 +298,8 @@ enum Event {
 }
 
 impl Responses {
-    fn new(operator: http::Uri, requests: mpsc::Receiver<DeltaDiscoveryRequest>) -> Self {
-        Self::Connecting(Box::pin(connect(operator)), Some(requests))
+    fn new(operator: Operator, requests: mpsc::Receiver<DeltaDiscoveryRequest>) -> Self {
+        Self::Connecting(Box::pin(dial(operator)), Some(requests))
     }
 
     fn opening(&self) -> bool {
@@ -283,18 +307,20 @@ impl Responses {
     }
 
     /// The next event; none at the end. May be dropped at any time without losing one.
-    async fn next(&mut self) -> Result<Option<Event>, String> {
+    async fn next(&mut self) -> Result<Option<Event>, Ended> {
         loop {
             match self {
                 Self::Connecting(connecting, requests) => {
-                    let channel = connecting.await?;
+                    let dialled = connecting.await.map_err(Ended::Failed)?;
                     let Some(requests) = requests.take() else { return Ok(None) };
-                    *self = Self::Opening(Box::pin(open(channel, requests)));
+                    *self = Self::Opening(Box::pin(open(dialled, requests)));
                     return Ok(Some(Event::Connected));
                 }
-                Self::Opening(opening) => *self = Self::Open(Box::new(opening.await?)),
+                Self::Opening(opening) => {
+                    *self = Self::Open(Box::new(opening.await.map_err(Ended::by)?));
+                }
                 Self::Open(stream) => {
-                    let response = stream.message().await.map_err(|status| status.to_string())?;
+                    let response = stream.message().await.map_err(Ended::by)?;
                     return Ok(response.map(Event::Response));
                 }
             }
@@ -302,36 +328,27 @@ impl Responses {
     }
 }
 
-async fn connect(operator: http::Uri) -> Result<Channel, String> {
-    let endpoint = Endpoint::from(operator)
-        .connect_timeout(CONNECT_TIMEOUT)
-        .http2_keep_alive_interval(PING_INTERVAL)
-        .keep_alive_timeout(PING_TIMEOUT)
-        .keep_alive_while_idle(true);
-    endpoint.connect().await.map_err(|error| in_full(&error))
-}
-
 async fn open(
-    channel: Channel,
+    dialled: Dialled,
     requests: mpsc::Receiver<DeltaDiscoveryRequest>,
-) -> Result<Streaming<DeltaDiscoveryResponse>, String> {
-    let mut client = AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(MAX_RESPONSE);
-    let response = client.delta_aggregated_resources(ReceiverStream::new(requests)).await;
-    response.map(tonic::Response::into_inner).map_err(|status| status.to_string())
+) -> Result<Streaming<DeltaDiscoveryResponse>, Status> {
+    let client = AggregatedDiscoveryServiceClient::new(dialled.channel);
+    let mut request = tonic::Request::new(ReceiverStream::new(requests));
+    if let Some(authorization) = dialled.authorization {
+        request.metadata_mut().insert("authorization", authorization);
+    }
+    let response = client.max_decoding_message_size(MAX_RESPONSE).delta_aggregated_resources(request).await;
+    response.map(tonic::Response::into_inner)
 }
 
-/// An error with what it came from, each said once.
-fn in_full(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        let cause = error.to_string();
-        if !text.ends_with(&cause) {
-            text = format!("{text}: {cause}");
-        }
-        source = error.source();
+impl Ended {
+    /// By this status. UNAVAILABLE that has no cause on our side was sent by the server, which therefore lives.
+    #[expect(clippy::needless_pass_by_value, reason = "as `map_err` has it")]
+    fn by(status: Status) -> Self {
+        let sent = std::error::Error::source(&status).is_none();
+        let reason = status.to_string();
+        if sent && status.code() == Code::Unavailable { Self::Asked(reason) } else { Self::Failed(reason) }
     }
-    text
 }
 
 /// The number of the next stream: higher than every one before, also those of this pod's sidecar before it was
@@ -378,11 +395,27 @@ async fn until(time: Option<Instant>) {
 struct Backoff {
     failures: u32,
     connected: Option<Instant>,
+    /// Since it connected.
+    responded: bool,
+    /// When the server last asked us to come again.
+    asked: Option<Instant>,
 }
 
 impl Backoff {
     fn connected(&mut self, now: Instant) {
-        self.connected = Some(now);
+        (self.connected, self.responded) = (Some(now), false);
+    }
+
+    /// The server asks us to come again. The wait, unless that is to be taken for a failure; if not, what went
+    /// wrong before is forgotten.
+    fn asked(&mut self, now: Instant, random: f64) -> Option<Duration> {
+        let lasted = self.connected.is_some_and(|since| now.duration_since(since) >= MAX_BACKOFF);
+        let soon = self.asked.is_some_and(|before| now.duration_since(before) < COME_AGAIN_APART);
+        if soon || !(self.responded || lasted) {
+            return None;
+        }
+        *self = Self { asked: Some(now), ..Self::default() };
+        Some(COME_AGAIN.mul_f64(random))
     }
 
     /// The wait, for a random number between 0 and 1.

@@ -1,5 +1,7 @@
 //! The client against a server that answers, dies, lies and sends rubbish, over a real socket.
 
+mod tls;
+
 use std::net::SocketAddr;
 
 use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::{
@@ -8,7 +10,7 @@ use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service
 use envoy_types::pb::envoy::service::discovery::v3::{DiscoveryRequest, DiscoveryResponse};
 use futures::stream::BoxStream;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -18,6 +20,7 @@ use tonic::{Request, Response, Status};
 
 use super::*;
 use crate::config::Destination;
+use crate::xds::dial::{CONNECT_TIMEOUT, PING_INTERVAL, PING_TIMEOUT};
 use crate::xds::testing::{
     cluster, endpoints, forward, listener, resource, response, route, routes, wrapped,
 };
@@ -27,6 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A stream that a client has opened.
 struct Opened {
+    authorization: Option<String>,
     requests: mpsc::UnboundedReceiver<DeltaDiscoveryRequest>,
     responses: mpsc::UnboundedSender<Result<DeltaDiscoveryResponse, Status>>,
     /// The client's own number of the stream.
@@ -107,6 +111,8 @@ impl AggregatedDiscoveryService for Server {
         request: Request<tonic::Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
         let (forward, requests) = mpsc::unbounded_channel();
+        let authorization = request.metadata().get("authorization");
+        let authorization = authorization.map(|value| value.to_str().unwrap().to_owned());
         let (responses, sent) = mpsc::unbounded_channel();
         let mut incoming = request.into_inner();
         start(async move {
@@ -117,7 +123,7 @@ impl AggregatedDiscoveryService for Server {
             }
         });
         self.0
-            .send(Opened { requests, responses, number: 0.0 })
+            .send(Opened { authorization, requests, responses, number: 0.0 })
             .map_err(|_| Status::unavailable("the test is over"))?;
         Ok(Response::new(Box::pin(UnboundedReceiverStream::new(sent))))
     }
@@ -138,6 +144,13 @@ struct Running {
 
 impl Running {
     fn at(address: &str) -> Self {
+        Self::with(address, |listener, server| Box::pin(serve(listener, server)))
+    }
+
+    fn with(
+        address: &str,
+        serve: impl FnOnce(TcpListener, Server) -> Pin<Box<dyn Future<Output = ()>>> + Send + 'static,
+    ) -> Self {
         let listener = std::net::TcpListener::bind(address).unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
@@ -147,7 +160,7 @@ impl Running {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async move {
                 tokio::select! {
-                    () = serve(listener, Server(opened)) => {}
+                    () = serve(TcpListener::from_std(listener).unwrap(), Server(opened)) => {}
                     _ = dropped => {}
                 }
             });
@@ -175,18 +188,17 @@ impl Drop for Running {
     }
 }
 
-async fn serve(listener: std::net::TcpListener, server: Server) {
-    let listener = TcpListener::from_std(listener).unwrap();
-    let service = AggregatedDiscoveryServiceServer::new(server);
+async fn serve(listener: TcpListener, server: Server) {
     while let Ok((connection, _)) = listener.accept().await {
-        let service = service.clone();
-        let answer = hyper::service::service_fn(move |request| service.clone().call(request));
-        let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
-            .serve_connection(TokioIo::new(connection), answer);
-        start(async move {
-            let _ = connection.await;
-        });
+        start(talk(connection, server.clone()));
     }
+}
+
+async fn talk(connection: impl AsyncRead + AsyncWrite + Unpin, server: Server) {
+    let service = AggregatedDiscoveryServiceServer::new(server);
+    let answer = hyper::service::service_fn(move |request| service.clone().call(request));
+    let http2 = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+    let _ = http2.serve_connection(TokioIo::new(connection), answer).await;
 }
 
 /// A client that runs, with what a test looks at.
@@ -199,8 +211,11 @@ struct Proxy {
 
 impl Proxy {
     fn of(address: SocketAddr) -> Self {
+        Self::with(format!("http://{address}").parse().unwrap())
+    }
+
+    fn with(operator: Operator) -> Self {
         let config = Arc::new(ArcSwap::from_pointee(ProxyConfig::default()));
-        let operator = format!("http://{address}").parse().unwrap();
         let options = Options { operator, pod: "shop/frontend-1".to_owned() };
         let (client, handle, retired) = Client::new(options, Arc::clone(&config));
         let task = start(client.run());
@@ -517,6 +532,43 @@ async fn what_a_silent_server_does_not_answer_is_given_up_after_a_while() {
     let config = config.load();
     let Destination::Known(service) = config.destinations["shop/a:80"].as_ref() else { panic!() };
     assert!(service.routes.as_ref().unwrap().virtual_hosts.is_empty());
+}
+
+#[tokio::test]
+async fn who_is_asked_to_come_again_comes_and_has_not_failed() {
+    let mut server = Running::start();
+    let proxy = Proxy::of(server.address);
+    proxy.handle.subscribe("shop/a:80");
+    let mut stream = server.stream().await;
+    stream.serve(&[1]).await;
+    proxy.until(|state| state.in_force("shop/a:80")).await;
+
+    stream.responses.send(Err(Status::unavailable("your token expires; come again"))).unwrap();
+    let mut stream = server.stream().await;
+    assert_eq!(stream.request().await.initial_resource_versions.len(), 1);
+    let state = proxy.until(|state| state.connected).await;
+    assert_eq!((state.failures, state.last_failure), (0, None));
+    assert!(state.listeners["shop/a:80"] == Known::InForce);
+    assert_eq!(proxy.ports(), [1]);
+}
+
+#[test]
+fn a_server_that_asks_too_often_is_no_better_than_one_that_fails() {
+    let mut backoff = Backoff::default();
+    let mut now = tokio::time::Instant::now().into_std();
+    backoff.next(now, 1.0);
+    backoff.connected(now);
+    assert_eq!(backoff.asked(now, 1.0), None, "it has answered nothing");
+    backoff.responded = true;
+    assert_eq!(backoff.asked(now, 1.0), Some(COME_AGAIN));
+    assert_eq!(backoff.failures, 0);
+    backoff.connected(now);
+    backoff.responded = true;
+    assert_eq!(backoff.asked(now, 1.0), None, "it has just asked");
+    now += COME_AGAIN_APART;
+    assert_eq!(backoff.asked(now, 0.5), Some(COME_AGAIN / 2));
+    backoff.connected(now);
+    assert_eq!(backoff.asked(now + MAX_BACKOFF, 0.0), Some(Duration::ZERO), "there was nothing to answer");
 }
 
 #[test]
