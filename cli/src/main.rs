@@ -7,10 +7,12 @@ use clap::Parser;
 use crate::cli::{Command, Fairlead};
 
 mod demo;
+mod inject;
 mod cli;
 
 fn main() -> anyhow::Result<ExitCode> {
     match Fairlead::parse().command {
         Command::Demo { keep } => demo::run(keep),
+        Command::Inject(command) => inject::run(&command),
     }
 }

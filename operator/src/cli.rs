@@ -8,6 +8,11 @@ use std::time::Duration;
 use clap::{Parser, ValueEnum};
 use fairlead_crds::GatewayDuration;
 
+use self::injection::InjectionFlags;
+pub use self::injection::{Injection, PullPolicy};
+
+mod injection;
+
 /// Compiles ServiceRoutes, RateLimitPolicies and OutlierDetections with Services and their
 /// endpoints into Envoy xDS v3, and serves it.
 #[derive(Clone, Debug, Parser)]
@@ -57,6 +62,8 @@ pub struct Cli {
         default_value = "/var/run/fairlead/token/token"
     )]
     token: PathBuf,
+    #[command(flatten)]
+    injection: InjectionFlags,
     /// How log lines are written to standard error
     #[arg(long, env = "FAIRLEAD_LOG_FORMAT", value_enum, default_value = "text")]
     log_format: LogFormat,
@@ -119,6 +126,8 @@ pub struct Settings {
     pub certificates: Option<Certificates>,
     /// The file of the token by which other replicas know this one.
     pub token: PathBuf,
+    /// What is injected; none: nothing.
+    pub injection: Option<Injection>,
     /// How log lines are written.
     pub log_format: LogFormat,
     /// Which log lines are written.
@@ -170,11 +179,14 @@ impl Cli {
                 "--admin-listen {given} can be reached from outside, and the admin page asks nobody who they are; write 127.0.0.1:{port}"
             )));
         }
+        let injection = self.injection.interpret(certificates.is_some())?;
+        let webhook = injection.iter().map(|injection| ("--webhook-listen", injection.listen));
         let ports = [
             ("--xds-listen", self.xds_listen),
             ("--admin-listen", self.admin_listen),
             ("--metrics-listen", self.metrics_listen),
         ];
+        let ports: Vec<_> = ports.into_iter().chain(webhook).collect();
         for (at, (flag, address)) in ports.iter().enumerate() {
             if let Some((other, _)) = ports.iter().skip(at + 1).find(|(_, other)| collide(*address, *other)) {
                 return Err(Nonsense(format!(
@@ -190,6 +202,7 @@ impl Cli {
             )));
         }
         Ok(Settings {
+            injection,
             source,
             xds: self.xds_listen,
             admin: self.admin_listen,

@@ -6,6 +6,10 @@ pub mod run;
 
 pub mod admin;
 
+pub mod webhook;
+
+pub mod missed;
+
 pub mod status;
 
 pub mod publish;
@@ -20,9 +24,13 @@ pub mod identity;
 
 pub mod tls;
 
+pub mod inject;
+
 pub mod model;
 
 pub mod leader;
+
+pub mod yaml;
 
 pub mod metrics;
 

@@ -28,6 +28,8 @@ pub struct Metrics {
     watch_failures: Counter,
     status_writes: Family<ResultLabel, Counter>,
     holds_lease: Gauge,
+    injections: Family<ResultLabel, Counter>,
+    missed_pods: Family<ReasonLabel, Gauge>,
     last_publish: Gauge<f64, AtomicU64>,
     certificate_ends: Family<CertificateLabel, Gauge>,
     trust_writes: Family<ResultLabel, Counter>,
@@ -60,6 +62,11 @@ struct ResultLabel {
     result: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabel {
+    reason: &'static str,
+}
+
 /// Objects of ours by what their status says.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct ObjectLabel {
@@ -83,11 +90,6 @@ pub enum Scope {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct CertificateLabel {
     certificate: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ReasonLabel {
-    reason: &'static str,
 }
 
 /// Which certificate.
@@ -143,6 +145,8 @@ impl Default for Metrics {
             watch_failures: Counter::default(),
             status_writes: Family::default(),
             holds_lease: Gauge::default(),
+            injections: Family::default(),
+            missed_pods: Family::default(),
             last_publish: Gauge::default(),
             certificate_ends: Family::default(),
             trust_writes: Family::default(),
@@ -185,6 +189,12 @@ impl Metrics {
         );
         registry.register("status_writes", "Status writes to the API server", self.status_writes.clone());
         registry.register("holds_lease", "1: this replica writes statuses", self.holds_lease.clone());
+        registry.register("injections", "Pods that the webhook was asked about", self.injections.clone());
+        registry.register(
+            "missed_pods",
+            "Pods of labelled namespaces that are not as the mesh needs them",
+            self.missed_pods.clone(),
+        );
         registry.register(
             "last_publish_timestamp_seconds",
             "When a snapshot was last published",
@@ -318,6 +328,19 @@ impl Metrics {
             StatusWrite::Failed => "failed",
         };
         self.status_writes.get_or_create(&ResultLabel { result }).inc();
+    }
+
+    /// The webhook was asked: `injected`, `skipped`, `refused` or `unreadable`.
+    pub fn injected(&self, result: &'static str) {
+        self.injections.get_or_create(&ResultLabel { result }).inc();
+    }
+
+    /// How many pods are missed, by reason; those not named are none.
+    pub fn missed_pods(&self, counts: impl IntoIterator<Item = (&'static str, i64)>) {
+        self.missed_pods.clear();
+        for (reason, count) in counts {
+            self.missed_pods.get_or_create(&ReasonLabel { reason }).set(count);
+        }
     }
 }
 

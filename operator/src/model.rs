@@ -11,7 +11,7 @@
 mod compile;
 mod attach;
 mod matching;
-mod nearest;
+pub mod nearest;
 pub mod precedence;
 pub mod endpoints;
 pub mod inputs;
@@ -30,7 +30,7 @@ pub(crate) mod fixture;
 #[cfg(test)]
 mod tests;
 
-pub use inputs::{Inputs, Namespace, Pod};
+pub use inputs::{Inputs, Namespace, Pod, PodSidecar};
 pub use mesh::Mesh;
 pub use object::{Kind, ObjectKey, ObjectRef};
 pub use problem::{Condition, Problem, Severity};

@@ -57,6 +57,8 @@ pub struct Publisher {
     presence: Arc<Presence>,
     /// Pods that streams have not heard of.
     moved: BTreeSet<ObjectKey>,
+    /// Who hears of Pods and Namespaces.
+    onlooker: Option<mpsc::UnboundedSender<Change>>,
     metrics: Arc<Metrics>,
 }
 
@@ -87,8 +89,14 @@ impl Publisher {
             notes: false,
             presence,
             moved: BTreeSet::new(),
+            onlooker: None,
             metrics,
         }
+    }
+
+    /// Tells every change of a Pod or a Namespace to this one too. It has to keep up.
+    pub fn tell(&mut self, onlooker: mpsc::UnboundedSender<Change>) {
+        self.onlooker = Some(onlooker);
     }
 
     /// Waits until the source was read once, and compiles it. Before that nothing may be served: it
@@ -232,6 +240,10 @@ impl Publisher {
     }
 
     fn apply(&mut self, change: Change, now: Instant) {
+        if let (Some(onlooker), Change::Pod(..) | Change::Namespace(..)) = (&self.onlooker, &change) {
+            // One that is gone has ended the process.
+            let _ = onlooker.send(change.clone());
+        }
         match change {
             Change::EndpointSlice(key, slice) => {
                 self.presence.slice(&key, slice.as_deref());

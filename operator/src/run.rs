@@ -9,7 +9,9 @@
 //!                                                 │            └─────> admin
 //!                                                 └─ said ──> reporter ──> the holder of the lease
 //! certificates (Secret | folder) ──bundle──> trust (ConfigMaps, webhook) ──carried──> certificates
-//! lease ──role──> keeper, writer, reporter, certificates, trust;  shutdown ──> all of them;  readiness ──> /readyz
+//! publisher ──pods──> missed pods ──> events (Kubernetes);  webhook: stands alone
+//! lease ──role──> keeper, writer, reporter, certificates, trust, missed pods
+//! shutdown ──> all of them;  readiness ──> /readyz
 //! ```
 //!
 //! A task that ends before the shutdown ends the process: half an operator is worse than none.
@@ -34,11 +36,13 @@ use crate::certificates::keeper::SecretKeeper;
 use crate::certificates::peers::Peers;
 use crate::certificates::rotation::Terms;
 use crate::certificates::{self, distribute};
-use crate::cli::{Certificates, LogFormat, Settings, Source};
+use crate::cli::{Certificates, Injection, LogFormat, Settings, Source};
 use crate::identity::Identities;
 use crate::identity::review::ApiServer;
+use crate::inject;
 use crate::leader::{self, Candidate, Role};
 use crate::metrics::Metrics;
+use crate::missed::{self, Surroundings};
 use crate::publish::Publisher;
 use crate::publish::presence::Presence;
 use crate::status::desk::Desk;
@@ -47,6 +51,7 @@ use crate::status::said::Said;
 use crate::status::{self, Board, Keeper};
 use crate::watch::directory::Directory;
 use crate::watch::{Event, Fault, kubernetes};
+use crate::webhook;
 use crate::xds::hub::Hub;
 use crate::xds::server::{self, Guard};
 
@@ -89,8 +94,22 @@ pub async fn run(
     say("metrics", address);
     tasks.spawn("metrics", admin::serve_metrics(page, metrics.clone(), readiness, ending.clone()));
 
+    // Before the first list is complete: whoever is asked about a pod needs no object.
+    if let (Some(injection), Some(secured)) = (&settings.injection, &secured) {
+        let (webhook, address) = bind("webhook", injection.listen).await?;
+        say("webhook", address);
+        let tls = secured.certificates.serving.config(&["http/1.1"]);
+        let settings = injected(injection, &settings.namespace);
+        tasks.spawn("webhook", webhook::serve(webhook, tls, settings, metrics.clone(), ending.clone()));
+    }
+
     let presence = Arc::new(Presence::new(&settings.namespace));
     let mut publisher = Publisher::new(metrics.clone(), presence.clone());
+    let pods = settings.injection.is_some().then(|| {
+        let (tell, pods) = mpsc::unbounded_channel();
+        publisher.tell(tell);
+        pods
+    });
     let reading = |faults: &[Fault]| drop(say_ready.send_replace(Readiness::Reading(faults.to_vec())));
     let first = tokio::select! {
         first = publisher.first(&mut events, reading) => first?,
@@ -120,10 +139,27 @@ pub async fn run(
     let (xds, address) = bind("xds", settings.xds).await?;
     let (guard, peers) = secured.map(|secured| secured.for_xds(&settings)).unzip();
     let gate = guard.as_ref().map(|guard: &Guard| Gate::new(guard.identities.clone(), &settings.namespace));
-    let reports = Routes::new(Reports::new(desk, role.clone(), gate, ending.clone()));
+    let reports = Routes::new(Reports::new(desk.clone(), role.clone(), gate, ending.clone()));
     tasks.spawn("xds", server::serve(xds, hub.clone(), metrics.clone(), reports, guard, ending.clone()));
     // Only now: who holds the Lease has to be reached.
     if let Some(client) = kubernetes {
+        if let (Some(injection), Some(pods)) = (&settings.injection, pods) {
+            let surroundings = Surroundings {
+                image: injection.image.clone(),
+                namespace: settings.namespace.clone(),
+                replica: settings.replica.clone(),
+                leading: Box::new({
+                    let role = role.clone();
+                    move || role.borrow().holds()
+                }),
+                connected: Box::new({
+                    let desk = desk.clone();
+                    move || desk.connected()
+                }),
+            };
+            let missed = missed::run(client.clone(), pods, surroundings, metrics.clone());
+            tasks.spawn("missed pods", done(missed));
+        }
         let candidate = Candidate {
             namespace: settings.namespace,
             replica: settings.replica,
@@ -184,6 +220,16 @@ impl Secured {
         let guard = Guard { tls: self.certificates.serving.config(&["h2"]), identities: self.identities };
         let peers = Peers::new(self.certificates.bundle, &settings.namespace, settings.token.clone());
         (guard, peers)
+    }
+}
+
+/// What the webhook injects.
+fn injected(injection: &Injection, namespace: &str) -> inject::Settings {
+    inject::Settings {
+        image: injection.image.clone(),
+        pull_policy: injection.pull_policy.map(|policy| policy.as_str().to_owned()),
+        operator: inject::operator_address(namespace),
+        proxy_uid: injection.uid,
     }
 }
 
@@ -285,7 +331,7 @@ impl Tasks {
     /// Waits for the servers to say goodbye, and for the Lease to be released; the rest is dropped.
     async fn end_within(&mut self, time: Duration) {
         let servers = async {
-            const FAREWELLS: [&str; 4] = ["admin", "metrics", "xds", "lease"];
+            const FAREWELLS: [&str; 5] = ["admin", "metrics", "webhook", "xds", "lease"];
             let mut left = self.names.iter().filter(|name| FAREWELLS.contains(name)).count();
             while left > 0 {
                 match self.set.join_next().await {

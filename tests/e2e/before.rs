@@ -3,6 +3,7 @@
 
 mod capture;
 mod crds;
+mod inject;
 mod policies;
 mod redirect;
 mod rollout;

@@ -49,6 +49,21 @@ pub struct Pod {
     pub phase: Option<Arc<str>>,
     /// Whether it was deleted, and has not ended yet.
     pub terminating: bool,
+    /// Its annotations of `fairlead.dev`.
+    pub annotations: BTreeMap<String, String>,
+    /// Its sidecar; none: it was not injected.
+    pub sidecar: Option<PodSidecar>,
+    /// It runs on Windows, or the kubelet made it from a file: no sidecar is possible.
+    pub cannot_be_injected: bool,
+}
+
+/// The sidecar of a Pod.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PodSidecar {
+    /// Its image.
+    pub image: Arc<str>,
+    /// Whether its startup probe has succeeded.
+    pub started: bool,
 }
 
 /// A Namespace, as far as the mesh needs it.

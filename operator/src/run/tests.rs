@@ -75,6 +75,7 @@ impl Operator {
             advertise: any,
             certificates: None,
             token: PathBuf::new(),
+            injection: None,
             log_format: LogFormat::Text,
             log: String::new(),
         };

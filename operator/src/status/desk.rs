@@ -1,6 +1,7 @@
 //! Where what the replicas say comes in: the records, shared by the keeper, who reads them, and the other
 //! replicas' streams, which write them.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::time::Instant;
@@ -45,6 +46,13 @@ impl Desk {
     /// The records; held for as short as possible, never across an await.
     pub fn records(&self) -> MutexGuard<'_, Records> {
         self.records.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The clients that have a stream at any replica; none: not all replicas have said.
+    #[must_use]
+    pub fn connected(&self) -> Option<BTreeSet<Arc<str>>> {
+        let records = self.records();
+        (!records.is_partial(&self.presence)).then(|| records.connected())
     }
 
     /// Another replica begins to report.

@@ -246,6 +246,13 @@ impl Records {
         needed
     }
 
+    /// The clients that have a stream at a replica.
+    #[must_use]
+    pub fn connected(&self) -> BTreeSet<Arc<str>> {
+        let clients = self.replicas.values().flat_map(|replica| &*replica.said.clients);
+        clients.filter(|(_, client)| client.open).map(|(node, _)| node.clone()).collect()
+    }
+
     /// Whether a needed replica has not said everything once.
     #[must_use]
     pub fn is_partial(&self, presence: &Presence) -> bool {

@@ -6,7 +6,9 @@ use std::net::IpAddr;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Namespace, ObjectKey, Pod};
+use crate::inject::annotation::PREFIX;
+use crate::inject::{MIRROR, PROXY};
+use crate::model::{Namespace, ObjectKey, Pod, PodSidecar};
 
 /// A Pod on the wire.
 pub(super) type PodObject = kube::core::Object<PodSpec, PodStatus>;
@@ -17,6 +19,23 @@ pub(super) type PodObject = kube::core::Object<PodSpec, PodStatus>;
 pub(super) struct PodSpec {
     service_account_name: Option<String>,
     host_network: bool,
+    init_containers: Option<Vec<Container>>,
+    os: Option<Os>,
+}
+
+/// What is read of an init container.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct Container {
+    name: String,
+    image: Option<String>,
+}
+
+/// Which system a pod needs.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct Os {
+    name: String,
 }
 
 /// What is read of `status`.
@@ -28,6 +47,15 @@ pub(super) struct PodStatus {
     pod_ip: Option<String>,
     #[serde(rename = "podIPs")]
     pod_ips: Vec<PodAddress>,
+    init_container_statuses: Option<Vec<ContainerStatus>>,
+}
+
+/// What is read of the status of an init container.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct ContainerStatus {
+    name: String,
+    started: Option<bool>,
 }
 
 /// One of a Pod's addresses.
@@ -50,6 +78,13 @@ pub(super) fn pod(object: &PodObject) -> Pod {
     if status.pod_ips.len() > 1 {
         addresses.truncate(status.pod_ips.len()); // podIP repeats the first of podIPs.
     }
+    let annotations = object.metadata.annotations.iter().flatten();
+    let ours = annotations.clone().filter(|(name, _)| name.starts_with(PREFIX));
+    let mirror = annotations.clone().any(|(name, _)| name == MIRROR);
+    let windows = object.spec.os.as_ref().is_some_and(|os| os.name == "windows");
+    let statuses = status.init_container_statuses.iter().flatten();
+    let started = statuses.clone().any(|one| one.name == PROXY && one.started == Some(true));
+    let sidecar = object.spec.init_containers.iter().flatten().find(|one| one.name == PROXY);
     Pod {
         uid: object.metadata.uid.as_deref().map(Into::into),
         labels: object.metadata.labels.clone().unwrap_or_default(),
@@ -58,6 +93,10 @@ pub(super) fn pod(object: &PodObject) -> Pod {
         addresses,
         phase: status.phase.as_deref().map(Into::into),
         terminating: object.metadata.deletion_timestamp.is_some(),
+        annotations: ours.map(|(name, value)| (name.clone(), value.clone())).collect(),
+        sidecar: sidecar
+            .map(|one| PodSidecar { image: one.image.as_deref().unwrap_or_default().into(), started }),
+        cannot_be_injected: windows || mirror,
     }
 }
 
@@ -79,16 +118,20 @@ mod tests {
     fn a_pod_is_read_narrowly() {
         let object: PodObject = serde_json::from_value(serde_json::json!({
             "apiVersion": "v1", "kind": "Pod",
-            "metadata": {"name": "reviews-1", "namespace": "shop", "labels": {"app": "reviews"}},
-            "spec": {"serviceAccountName": "reviews", "containers": [{"name": "app", "image": "x"}]},
-            "status": {"phase": "Running", "podIP": "10.244.1.5", "podIPs": [{"ip": "10.244.1.5"}, {"ip": "fd00::5"}]},
+            "metadata": {"name": "reviews-1", "namespace": "shop", "labels": {"app": "reviews"}, "uid": "u",
+                "annotations": {"fairlead.dev/workers": "2", "other.dev/x": "y"}},
+            "spec": {"serviceAccountName": "reviews", "containers": [{"name": "app", "image": "x"}],
+                "initContainers": [{"name": "fairlead-proxy", "image": "proxy:1"}]},
+            "status": {"initContainerStatuses": [{"name": "fairlead-proxy", "started": true}], "phase": "Running", "podIP": "10.244.1.5", "podIPs": [{"ip": "10.244.1.5"}, {"ip": "fd00::5"}]},
         }))
         .unwrap();
         let pod = pod(&object);
         assert_eq!(pod.addresses, ["10.244.1.5".parse::<IpAddr>().unwrap(), "fd00::5".parse().unwrap()]);
         assert_eq!(pod.service_account.as_deref(), Some("reviews"));
         assert_eq!(pod.phase.as_deref(), Some("Running"));
-        assert!(!pod.host_network);
+        assert!(!pod.host_network && !pod.terminating && !pod.cannot_be_injected);
+        assert_eq!(pod.sidecar, Some(PodSidecar { image: "proxy:1".into(), started: true }));
+        assert_eq!(pod.annotations, [("fairlead.dev/workers".to_owned(), "2".to_owned())].into());
         assert_eq!(key(&object.metadata).unwrap().to_string(), "shop/reviews-1");
     }
 }

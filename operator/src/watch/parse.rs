@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::narrow::{self, PodObject};
 use super::{Fault, declared_kind};
 use crate::model::{EndpointSlice, Namespace, ObjectKey, ObjectRef, Pod, Service};
+use crate::yaml;
 
 /// Lists in lists: nobody writes that, and a file must not be able to exhaust the stack.
 const LIST_DEPTH: usize = 4;
@@ -58,12 +59,10 @@ impl Written {
 /// Reads a file. `Err`: it is not YAML, as a whole.
 pub(super) fn parse(place: &str, text: &str) -> Result<Parsed, Fault> {
     let mut parsed = Parsed::default();
-    for (line, document) in documents(text) {
-        let value: Value = serde_saphyr::from_str_with_options(document, options()).map_err(|error| {
-            let at = error.location().map_or(0, |location| location.line().saturating_sub(1));
-            let message =
-                format!("not YAML, so what the file held before stays in force: {}", error.without_snippet());
-            Fault { place: place.to_owned(), line: Some(line + at), message }
+    for (line, document) in yaml::documents(text) {
+        let value = yaml::read(document).map_err(|error| {
+            let message = format!("not YAML, so what the file held before stays in force: {error}");
+            Fault { place: place.to_owned(), line: Some(line + error.line), message }
         })?;
         if !value.is_null() {
             let mut reader = Reader { place, line, parsed: &mut parsed };
@@ -71,42 +70,6 @@ pub(super) fn parse(place: &str, text: &str) -> Result<Parsed, Fault> {
         }
     }
     Ok(parsed)
-}
-
-/// The documents of a text with their first lines. A line that starts with `---` separates them
-/// wherever it stands: YAML allows it nowhere else.
-fn documents(text: &str) -> Vec<(u64, &str)> {
-    let text = text.trim_start_matches('\u{feff}');
-    let mut documents = Vec::new();
-    let (mut start, mut first_line, mut at) = (0, 1, 0);
-    for (line, number) in text.split_inclusive('\n').zip(1_u64..) {
-        let marker = line
-            .strip_prefix("---")
-            .is_some_and(|rest| rest.trim_start().len() < rest.len() || rest.is_empty());
-        let end = line.trim_end() == "...";
-        if (marker || end) && at >= start {
-            documents.push((first_line, text.get(start..at).unwrap_or_default()));
-            // What follows `---` on its line belongs to the document.
-            start = at + if end { line.len() } else { 3 };
-            first_line = if end { number + 1 } else { number };
-        }
-        at += line.len();
-    }
-    documents.push((first_line, text.get(start..).unwrap_or_default()));
-    documents.retain(|(_, document)| {
-        document.lines().any(|line| !matches!(line.trim().chars().next(), None | Some('#' | '%')))
-    });
-    documents
-}
-
-/// Files are the user's own, so the limits of the parser against strangers are raised: 10,000
-/// Services in one file are some million events.
-fn options() -> serde_saphyr::Options {
-    const MANY: usize = 100_000_000;
-    serde_saphyr::options! {
-        with_snippet: false,
-        budget: serde_saphyr::budget! { max_events: MANY, max_nodes: MANY, max_total_scalar_bytes: 1 << 30 },
-    }
 }
 
 /// Where the reader stands in a file.
