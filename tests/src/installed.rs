@@ -100,6 +100,7 @@ pub fn upgrade(more: &[&str]) -> Result<(), String> {
     let images = format!("operator.podAnnotations.images={}", images_digest());
     let values = [
         "image.operator.pullPolicy=Never",
+        "image.proxy.pullPolicy=Never",
         "operator.resources.requests.cpu=20m",
         "operator.log=info\\,fairlead_operator=debug",
         &images,
