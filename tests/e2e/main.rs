@@ -15,5 +15,6 @@ mod before;
 
 mod chart;
 mod cluster;
+mod pods;
 
 mod alone;

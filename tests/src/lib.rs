@@ -19,6 +19,7 @@ pub mod grpc;
 pub mod ads;
 pub mod world;
 pub mod installed;
+pub mod workload;
 pub mod cluster;
 pub mod operator;
 pub mod sidecar;

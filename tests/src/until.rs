@@ -40,6 +40,15 @@ where
     .1
 }
 
+/// The same outside of a runtime.
+pub fn blocking(what: &str, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < LIMIT, "not within {LIMIT:?}: {what}");
+        std::thread::sleep(EVERY);
+    }
+}
+
 /// Until a page answers 200.
 pub async fn answers(what: &str, address: SocketAddr, path: &str) -> Duration {
     holds(what, || async { client::get(address, path).await.is_ok_and(|answer| answer.status == 200) }).await

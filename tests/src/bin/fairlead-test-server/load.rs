@@ -56,6 +56,7 @@ impl Flags {
                 "--callers" => flags.callers = value.parse()?,
                 "--method" => flags.call.method = value,
                 "--body" => flags.call.body = value.into(),
+                "--size" => flags.call.body = vec![b'x'; value.parse()?].into(),
                 "--header" => {
                     let (name, value) = value.split_once(':').context("a header is NAME:VALUE")?;
                     flags.call = flags.call.header(name, value.trim());
@@ -166,7 +167,8 @@ fn summary(outcomes: &[Outcome]) -> serde_json::Value {
         "last_headers": headers, "failed": total, "failures": failed})
 }
 
-fn say(line: &str) {
+/// A line for who started this.
+pub fn say(line: &str) {
     let mut out = std::io::stdout().lock();
     // Who does not listen any more does not want it.
     let _ = writeln!(out, "{line}").and_then(|()| out.flush());

@@ -5,13 +5,16 @@
 //! fairlead-test-server grpc ADDR                         gRPC: the methods of `rpc::Application`
 //! fairlead-test-server order ADDR PRODUCT                HTTP in front of gRPC: GET /orders calls PRODUCT
 //! fairlead-test-server echo ADDR                         bytes, each sent back
-//! fairlead-test-server idle                              waits for SIGTERM
+//! fairlead-test-server idle [URL]                        waits for SIGTERM, and then calls URL
+//! fairlead-test-server bytes ADDR                        a megabyte to an echo: the same must come back
+//! fairlead-test-server upgrade URL                       a WebSocket's handshake and bytes: the same must come back
 //! fairlead-test-server load URL [FLAGS]                  calls URL until standard input ends; says what came of it
 //! ```
 
-// The functions of a harness stop where they stand, and say so on standard output.
-#![allow(clippy::print_stdout)]
+// A harness says things on standard output and starts tasks: it is no part of the product.
+#![allow(clippy::print_stdout, clippy::disallowed_methods)]
 
+mod bytes;
 mod load;
 mod serve;
 
@@ -28,7 +31,7 @@ fn main() -> anyhow::Result<()> {
 
 async fn run() -> anyhow::Result<()> {
     let mut arguments = std::env::args().skip(1);
-    let role = arguments.next().context("give a role: serve, grpc, order, echo, idle or load")?;
+    let role = arguments.next().context("give a role")?;
     let mut next = |what: &str| arguments.next().with_context(|| format!("{role} needs {what}"));
     match role.as_str() {
         "serve" => {
@@ -40,9 +43,19 @@ async fn run() -> anyhow::Result<()> {
         "grpc" => serve::grpc(next("ADDR")?.parse()?).await,
         "order" => serve::order(&next("ADDR")?, &next("PRODUCT")?).await,
         "echo" => serve::echo(&next("ADDR")?).await,
-        "idle" => terminated().await,
+        "idle" => {
+            terminated().await?;
+            match next("URL") {
+                Ok(url) => {
+                    load::run(load::Flags::parse([url, "--count".into(), "1".into()].into_iter())?).await
+                }
+                Err(_) => Ok(()),
+            }
+        }
+        "bytes" => bytes::echoed(&next("ADDR")?).await,
+        "upgrade" => bytes::upgraded(&next("URL")?).await,
         "load" => load::run(load::Flags::parse(arguments)?).await,
-        other => bail!("{other} is no role: serve, grpc, order, echo, idle or load"),
+        other => bail!("{other} is no role"),
     }
 }
 

@@ -4,6 +4,7 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -13,7 +14,8 @@ use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulShutdown;
 use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
@@ -28,7 +30,7 @@ pub async fn http(address: &str, linger: u64, answer: &str) -> anyhow::Result<()
         Some(("status", status)) => (status.parse()?, String::new()),
         _ => (200, name.clone()),
     };
-    let answer = Answer { name, status, body };
+    let answer = Answer { name, status, body, farewells: AtomicUsize::new(0) };
     let handler = Arc::new(answer);
     until_terminated(address, linger, move |request: Request<Incoming>| {
         let handler = Arc::clone(&handler);
@@ -42,12 +44,20 @@ struct Answer {
     name: String,
     status: u16,
     body: String,
+    /// Requests for `/farewell`.
+    farewells: AtomicUsize,
 }
 
 impl Answer {
     /// Reads the request to its end first. `/seen` tells what arrived, whatever the answer is otherwise.
     async fn to(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        if request.headers().contains_key("upgrade") {
+            return switch(request);
+        }
         let (parts, body) = request.into_parts();
+        if parts.uri.path() == "/farewell" {
+            self.farewells.fetch_add(1, Ordering::SeqCst);
+        }
         let read = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
         let (status, body) = if parts.uri.path() == "/seen" {
             let headers: Vec<_> = parts
@@ -55,7 +65,8 @@ impl Answer {
                 .iter()
                 .map(|(name, value)| json!([name.as_str(), String::from_utf8_lossy(value.as_bytes())]))
                 .collect();
-            let seen = json!({"backend": self.name, "method": parts.method.as_str(), "headers": headers, "length": read.len()});
+            let seen = json!({"backend": self.name, "method": parts.method.as_str(), "headers": headers,
+                "length": read.len(), "farewells": self.farewells.load(Ordering::SeqCst)});
             (200, seen.to_string())
         } else {
             (self.status, self.body.clone())
@@ -67,6 +78,26 @@ impl Answer {
         }
         response
     }
+}
+
+/// Switches protocols, and echoes what comes after.
+fn switch(request: Request<Incoming>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::default());
+    *response.status_mut() = http::StatusCode::SWITCHING_PROTOCOLS;
+    for name in ["connection", "upgrade"] {
+        if let Some(value) = request.headers().get(name) {
+            response.headers_mut().insert(http::HeaderName::from_static(name), value.clone());
+        }
+    }
+    tokio::spawn(async move {
+        if let Ok(upgraded) = hyper::upgrade::on(request).await {
+            let (mut read, mut write) = tokio::io::split(TokioIo::new(upgraded));
+            // A connection that breaks is the caller's to notice.
+            let _ = tokio::io::copy(&mut read, &mut write).await;
+            let _ = tokio::io::AsyncWriteExt::shutdown(&mut write).await;
+        }
+    });
+    response
 }
 
 /// HTTP in front of gRPC: the request's body is the message, one connection carries every call.
@@ -153,15 +184,15 @@ where
     };
     tokio::pin!(ended);
     let (graceful, mut connections) = (GracefulShutdown::new(), JoinSet::new());
+    let builder = Builder::new(TokioExecutor::new()).http1_only();
     loop {
         let stream: TcpStream = tokio::select! {
             accepted = listener.accept() => accepted?.0,
             over = &mut ended => break over?,
         };
         let service = service_fn(handle.clone());
-        let connection =
-            hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
-        connections.spawn(graceful.watch(connection));
+        let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+        connections.spawn(graceful.watch(connection.into_owned()));
     }
     drop(listener);
     graceful.shutdown().await;
