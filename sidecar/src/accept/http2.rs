@@ -7,6 +7,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
+use http::header::{self, HeaderMap};
+use http::{Method, Uri};
 use hyper::body::Incoming;
 use hyper::server::conn::http2::Builder;
 use hyper::service::service_fn;
@@ -16,6 +18,9 @@ use tokio::net::TcpStream;
 
 use crate::accept::Connection;
 use crate::body::Body;
+use crate::exchange::{is_grpc, own_answer};
+use crate::failure::{Failure, Kind};
+use crate::http1::head::fields;
 use crate::pool::http2::{HEADER_BYTES, SEND_BUFFER, STREAM_WINDOW};
 use crate::spawn;
 
@@ -34,10 +39,16 @@ pub async fn serve(connection: Connection, stream: TcpStream, first: Bytes) {
     let connection = Arc::new(connection);
     connection.proxy.metrics.connection_is(connection.purpose.direction(), "http2");
     let shared = Arc::clone(&connection);
-    let service = service_fn(move |request: http::Request<Incoming>| {
+    let service = service_fn(move |mut request: http::Request<Incoming>| {
         let connection = Arc::clone(&shared);
         // Boxed: hyper keeps the future of each stream inside of its own state and moves that.
         Box::pin(async move {
+            let (method, uri) = (request.method().clone(), request.uri().clone());
+            if let Err(reason) = make_plain(&method, &uri, request.headers_mut()) {
+                tracing::debug!(peer = %connection.peer, reason, "refused a request");
+                let failure = Failure::downstream(Kind::BadRequest, reason);
+                return Ok(own_answer(&failure, is_grpc(request.headers())));
+            }
             let answer = connection.answer(true, request.map(Body::from)).await;
             answer.map_err(|unprocessed| {
                 tracing::debug!(reason = unprocessed.reason, "refused a stream");
@@ -67,6 +78,30 @@ pub async fn serve(connection: Connection, stream: TcpStream, first: Bytes) {
     };
     if let Err(error) = ended {
         tracing::debug!(%error, peer = %connection.peer, "a caller's HTTP/2 connection ended");
+    }
+}
+
+/// What hyper passes on and the next hop would read in another way than we did (RFC 9113, 8.3.1): one host, where
+/// `:authority` counts before `Host`, and a path that is one. HTTP/1.1's codec refuses the same in its own words.
+fn make_plain(method: &Method, uri: &Uri, headers: &mut HeaderMap) -> Result<(), &'static str> {
+    let is_host = |value: &[u8]| value.iter().all(|byte| fields::is_host_byte(*byte));
+    if let Some(authority) = uri.authority() {
+        if !is_host(authority.as_str().as_bytes()) {
+            return Err("malformed :authority");
+        }
+        headers.remove(header::HOST);
+    }
+    let mut hosts = headers.get_all(header::HOST).iter();
+    if hosts.next().is_some_and(|host| !is_host(host.as_bytes())) {
+        return Err("malformed Host");
+    }
+    if hosts.next().is_some() {
+        return Err("two Hosts");
+    }
+    match uri.path_and_query().map(http::uri::PathAndQuery::as_str) {
+        Some("*") if *method != Method::OPTIONS => Err("`*` is for OPTIONS"),
+        Some(target) if !target.starts_with(['/', '*']) => Err("malformed :path"),
+        _ => Ok(()),
     }
 }
 

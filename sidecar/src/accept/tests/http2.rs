@@ -231,3 +231,31 @@ async fn a_caller_that_resets_cancels_upstream() {
     .await;
     assert_eq!(soon(events.recv()).await, Some(Some(h2::Reason::CANCEL)));
 }
+
+/// Sends a request without `:authority`, as one that was HTTP/1.1 before.
+async fn sent_on(address: SocketAddr, request: http::request::Builder) -> (u16, String) {
+    let request = request.version(http::Version::HTTP_11).body(Full::new(Bytes::new())).unwrap();
+    let response = soon(connect(address).await.send_request(request)).await.unwrap();
+    let status = response.status().as_u16();
+    let text = soon(response.into_body().collect()).await.unwrap().to_bytes();
+    (status, String::from_utf8_lossy(&text).into_owned())
+}
+
+#[tokio::test]
+async fn what_the_next_hop_would_read_in_another_way_is_refused() {
+    let (backend, accepted) = http1(ok).await;
+    let world = World::new(&[backend]).start().await;
+    for (refused, why) in [
+        (Request::get("/").header("host", "a").header("host", "b"), "DPE: two Hosts\n"),
+        (Request::get("/").header("host", "a b/c"), "DPE: malformed Host\n"),
+        (Request::get("http://user@a/"), "DPE: malformed :authority\n"),
+        (Request::get("http://a?query"), "DPE: malformed :path\n"),
+    ] {
+        assert_eq!(sent_on(world.address, refused).await, (400, why.to_owned()));
+    }
+    assert_eq!(accepted.load(Ordering::SeqCst), 0);
+    let (status, text) = sent_on(world.address, Request::get("/").header("host", "one")).await;
+    assert!(status == 200 && text.contains("\r\nhost: one\r\n"), "{status} {text}");
+    let (status, text) = sent_on(world.address, Request::get("http://one/").header("host", "two")).await;
+    assert!(status == 200 && text.contains("\r\nhost: one\r\n") && !text.contains("two"), "{status} {text}");
+}
