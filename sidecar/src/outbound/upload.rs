@@ -182,7 +182,11 @@ impl Source for Replay {
         let rest = shared.rest.as_ref().map_or_else(|| SizeHint::with_exact(0), http_body::Body::size_hint);
         let mut hint = SizeHint::new();
         hint.set_lower(rest.lower() + kept);
-        if let Some(upper) = rest.upper() {
+        // Who knows the length sends no chunks, and then there is no room for trailers.
+        let trailers = shared.kept.iter().skip(self.next).any(|piece| matches!(piece, Piece::Trailers(_)));
+        if let Some(upper) = rest.upper()
+            && !trailers
+        {
             hint.set_upper(upper + kept);
         }
         hint
@@ -287,6 +291,20 @@ mod tests {
         assert_eq!(next(&mut second).await, None);
         assert!(http_body::Body::is_end_stream(&second));
         assert_eq!(upload.bytes(), 60);
+    }
+
+    #[tokio::test]
+    async fn a_second_attempt_has_room_for_the_trailers() {
+        let trailers = HeaderMap::from_iter([("x-sum".parse().unwrap(), "1".parse().unwrap())]);
+        let pieces = [Ok(Frame::data(Bytes::from_static(b"data"))), Ok(Frame::trailers(trailers))];
+        let mut upload = Upload::new(Body::source(Pieces(pieces.into())), true, None);
+        let mut first = upload.body();
+        while first.frame().await.is_some() {}
+        let mut second = upload.body();
+        assert_eq!(second.size_hint().exact(), None, "a known length would be sent without chunks");
+        assert_eq!(next(&mut second).await, Some(4));
+        assert!(second.frame().await.unwrap().unwrap().is_trailers());
+        assert!(second.is_end_stream());
     }
 
     #[tokio::test]
