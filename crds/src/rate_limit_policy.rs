@@ -56,7 +56,9 @@ use crate::status::Status;
 )]
 #[serde(rename_all = "camelCase")]
 pub struct RateLimitPolicySpec {
-    /// What this is for: Services, ports of Services, ServiceRoutes, rules of ServiceRoutes; 1 to 16.
+    /// What this is for: Services, ports of Services, ServiceRoutes, rules of ServiceRoutes; 1 to 16. While a
+    /// limit is enforced, a port that does not say what it speaks is taken for HTTP: give other ones appProtocol
+    /// tcp.
     #[schemars(length(min = 1, max = 16))]
     #[x_kube(validation = (
         "self.all(t, self.exists_one(u, u.kind == t.kind && u.name == t.name && \

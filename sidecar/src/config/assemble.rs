@@ -28,7 +28,7 @@ use std::sync::Arc;
 use super::built::{Built, eds_name, retired, same_clusters};
 use super::held::{Held, Value, keep_exactly, take_in};
 use super::pieces::{Kind, Listener, RouteSource, Update};
-use super::{Destination, Inbound, Known, ProxyConfig, Retired, Service};
+use super::{Destination, Inbound, Known, Protocol, ProxyConfig, Retired, Service};
 use crate::cluster::{ClusterSettings, EndpointSettings, EndpointSource};
 use crate::rate_limit::{InboundSettings, RateLimiter};
 use crate::route::RouteTable;
@@ -281,7 +281,8 @@ impl Assembler {
                 Listener::Inbound { address, protocol, limits } => match old {
                     Some(InForce::Inbound { listener: old, .. }) if Arc::ptr_eq(old, listener) => None,
                     old => {
-                        let inbound = Arc::new(Inbound { protocol: *protocol, limits: limiter(limits, old) });
+                        let protocol = spoken(*protocol, limits);
+                        let inbound = Arc::new(Inbound { protocol, limits: limiter(limits, old) });
                         Some(InForce::Inbound { listener: Arc::clone(listener), address: *address, inbound })
                     }
                 },
@@ -421,6 +422,12 @@ fn lacks(kind: Kind, name: &str, refused: Option<&Arc<str>>) -> String {
         Some(reason) => format!("the {kind} {name} was refused: {reason}"),
         None => format!("waits for the {kind} {name}"),
     }
+}
+
+/// Where limits are enforced and nothing is said about the protocol, HTTP is spoken: what began in a way that only
+/// the application takes for HTTP would be carried as bytes, past the limits.
+fn spoken(said: Protocol, limits: &InboundSettings) -> Protocol {
+    if said == Protocol::Detect && limits.enforces() { Protocol::Http } else { said }
 }
 
 fn limiter(settings: &InboundSettings, previous: Option<&InForce>) -> Arc<RateLimiter> {

@@ -18,6 +18,13 @@ pub struct InboundSettings {
     pub targets: HashMap<String, Vec<PolicySettings>>,
 }
 
+impl InboundSettings {
+    /// Whether any limit is enforced here, and not only counted.
+    pub fn enforces(&self) -> bool {
+        self.targets.values().flatten().any(|policy| !policy.shadow && !policy.limits.is_empty())
+    }
+}
+
 /// A RateLimitPolicy as it applies to one target.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

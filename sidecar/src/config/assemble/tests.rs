@@ -421,6 +421,31 @@ fn limits_of_an_endpoint_are_put_in_force_by_its_address() {
     assert!(gone.config.inbound.is_empty());
 }
 
+#[test]
+fn limits_that_are_enforced_make_an_undeclared_port_http() {
+    let settings = |shadow: bool| -> InboundSettings {
+        serde_json::from_value(serde_json::json!({"services": ["shop/a:80"], "targets": {"shop/a:80": [{
+            "name": "shop/a",
+            "shadow": shadow,
+            "limits": [{"name": "few", "requests": 1, "perMs": 1000, "burst": 1, "algorithm": "TokenBucket"}],
+            "response": {"status": 429},
+        }]}}))
+        .unwrap()
+    };
+    for (said, limits, wanted) in [
+        (Protocol::Detect, settings(false), Protocol::Http),
+        (Protocol::Detect, settings(true), Protocol::Detect),
+        (Protocol::Detect, InboundSettings::default(), Protocol::Detect),
+        (Protocol::Opaque, settings(false), Protocol::Opaque),
+    ] {
+        let address: SocketAddr = "10.0.0.1:80".parse().unwrap();
+        let piece = Piece::Listener(Arc::new(Listener::Inbound { address, protocol: said, limits }));
+        let mut assembler = asked(&["inbound/10.0.0.1:80"]);
+        let assembled = feed(&mut assembler, vec![here("inbound/10.0.0.1:80", piece)]).unwrap();
+        assert_eq!(assembled.config.inbound[&address].protocol, wanted);
+    }
+}
+
 /// What a configuration leads to, to compare.
 fn summary(config: &ProxyConfig) -> Vec<String> {
     let mut all: Vec<String> = config
