@@ -1,12 +1,15 @@
 //! Pages for people and tools: `/objects`, `/clients`, `/snapshot` on loopback, and beside them, for
 //! the cluster, `/healthz`, `/readyz` and `/metrics`.
 
+mod browser;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{Query, State};
 use axum::http::{StatusCode, header};
+use axum::middleware;
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
 use serde::Deserialize;
@@ -60,6 +63,7 @@ pub async fn serve_admin(
         .route("/objects", get(objects))
         .route("/clients", get(clients))
         .route("/snapshot", get(snapshot))
+        .layer(middleware::from_fn(browser::refuse))
         .with_state(sight);
     serve(listener, pages, shutdown).await
 }

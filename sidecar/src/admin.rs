@@ -1,6 +1,7 @@
 //! What people and probes ask: `/config`, `/clusters` and `/drain` for those on this machine, `/metrics`, and
 //! `/ready`.
 
+mod browser;
 mod pages;
 mod readiness;
 mod states;
@@ -13,6 +14,7 @@ use anyhow::Context;
 use arc_swap::ArcSwap;
 use axum::extract::{ConnectInfo, State};
 use axum::http::{StatusCode, header};
+use axum::middleware;
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -107,7 +109,8 @@ impl Pages {
         let for_metrics = Router::new().route("/metrics", get(metrics)).with_state(Arc::clone(admin));
         let for_ready = Router::new().route("/ready", get(ready)).with_state(Arc::clone(admin));
         let on_loopback = on_loopback.with_state(Arc::clone(admin)).merge(for_metrics.clone());
-        serve("admin", self.admin, on_loopback.merge(for_ready.clone()))?;
+        let on_loopback = on_loopback.merge(for_ready.clone());
+        serve("admin", self.admin, on_loopback.layer(middleware::from_fn(browser::refuse)))?;
         for listener in self.metrics {
             serve("metrics", listener, for_metrics.clone())?;
         }
