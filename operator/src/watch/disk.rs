@@ -3,13 +3,15 @@
 //! editors write anew by moving the old one away first.
 //!
 //! ```text
-//! written ──> due in UNCLOSED ──closed, renamed into place──> due now ──> read
+//! created ──> due in UNCLOSED ──closed, renamed into place──> due now ──> read
+//! written ──> due in OPEN ──────────────────'
 //! removed, moved away ──> due in GONE ──> still missing: its objects go
 //! ```
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::io::ErrorKind;
+use std::fs::File;
+use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -24,6 +26,9 @@ use super::store::Store;
 /// Where nobody tells that a file was closed (other systems than Linux, hard links), so long a
 /// quiet is taken for it.
 const UNCLOSED: Duration = Duration::from_millis(500);
+/// Whoever writes closes in the end, and that is told wherever writing is: `slow-command > file` empties the file
+/// long before it fills it. So long a quiet means that the telling was lost.
+const OPEN: Duration = if cfg!(target_os = "linux") { Duration::from_secs(30) } else { UNCLOSED };
 /// Longer than any editor takes between moving the old file away and writing the new one.
 const GONE: Duration = Duration::from_millis(200);
 /// What notifications miss (network file systems, overflowing queues) is found so soon.
@@ -52,6 +57,8 @@ pub(super) struct Disk {
 struct Print {
     modified: Option<SystemTime>,
     length: u64,
+    /// A pipe or a device may never end.
+    is_file: bool,
 }
 
 impl Disk {
@@ -91,10 +98,13 @@ impl Disk {
                 EventKind::Access(AccessKind::Close(AccessMode::Write)) => Duration::ZERO,
                 EventKind::Modify(ModifyKind::Name(_)) if path.exists() => Duration::ZERO,
                 EventKind::Modify(ModifyKind::Name(_)) | EventKind::Remove(_) => GONE,
+                EventKind::Modify(ModifyKind::Data(_)) => OPEN,
                 EventKind::Create(_) | EventKind::Modify(_) | EventKind::Any => UNCLOSED,
                 EventKind::Access(_) | EventKind::Other => continue,
             };
-            self.due.insert(path.clone(), now + delay);
+            let due = self.due.entry(path.clone()).or_insert(now);
+            // Only a close and a removal end the wait for whoever writes.
+            *due = if delay == UNCLOSED { (*due).max(now + delay) } else { now + delay };
         }
     }
 
@@ -154,13 +164,14 @@ impl Disk {
         let name = path.strip_prefix(&self.root).unwrap_or(path).to_owned();
         let place = name.display().to_string();
         let text = match print(path) {
-            Ok(print) if print.length > FILE_BYTES => {
-                Err(format!("larger than {FILE_BYTES} bytes; write several files"))
-            }
             // The print is from before the reading: what is written meanwhile is seen as a change.
             Ok(print) => {
                 self.seen.insert(path.to_owned(), print);
-                std::fs::read_to_string(path).map_err(|error| format!("cannot be read: {error}"))
+                if print.is_file {
+                    read(path)
+                } else {
+                    Err("cannot be read: it is no regular file".to_owned())
+                }
             }
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 self.seen.remove(path);
@@ -212,14 +223,27 @@ fn walk(folder: &Path, depth: usize, found: &mut BTreeMap<PathBuf, Print>) -> st
 
 fn print(path: &Path) -> std::io::Result<Print> {
     let metadata = std::fs::metadata(path)?;
-    Ok(Print { modified: metadata.modified().ok(), length: metadata.len() })
+    Ok(Print { modified: metadata.modified().ok(), length: metadata.len(), is_file: metadata.is_file() })
+}
+
+/// A file may have grown since it was looked at, so the limit holds while it is read.
+fn read(path: &Path) -> Result<String, String> {
+    let mut text = String::new();
+    let read = File::open(path).and_then(|file| file.take(FILE_BYTES + 1).read_to_string(&mut text));
+    match read {
+        Ok(_) if text.len() as u64 > FILE_BYTES => {
+            Err(format!("larger than {FILE_BYTES} bytes; write several files"))
+        }
+        Ok(_) => Ok(text),
+        Err(error) => Err(format!("cannot be read: {error}")),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use std::fs;
 
-    use notify::event::{CreateKind, DataChange, RemoveKind, RenameMode};
+    use notify::event::{CreateKind, DataChange, MetadataKind, RemoveKind, RenameMode};
 
     use super::*;
     use crate::watch::Change;
@@ -292,7 +316,9 @@ mod tests {
         assert_eq!(fixture.changes(), 1);
         fixture.write("a.yaml", ""); // Truncated by its writer.
         fixture.note(WRITTEN, "a.yaml");
-        assert_eq!(fixture.changes_after(UNCLOSED / 2), 0);
+        assert_eq!(fixture.changes_after(UNCLOSED * 4), 0, "its writer is slow");
+        fixture.note(EventKind::Modify(ModifyKind::Metadata(MetadataKind::Any)), "a.yaml");
+        assert_eq!(fixture.changes_after(UNCLOSED * 2), 0);
         // A scan for another reason does not read it either.
         fixture.note(EventKind::Create(CreateKind::Folder), "folder");
         assert_eq!(fixture.changes(), 0);
@@ -372,6 +398,19 @@ mod tests {
         fixture.note(CLOSED, "a.yaml");
         assert_eq!(fixture.changes(), 0);
         assert!(fixture.disk.faults()[0].to_string().starts_with("a.yaml: cannot be read"));
+    }
+
+    #[test]
+    fn what_never_ends_is_told_and_not_read() {
+        let mut fixture = Fixture::new(&[("a.yaml", SHOP)]);
+        std::os::unix::fs::symlink("/dev/zero", fixture.path("endless.yaml")).unwrap();
+        assert_eq!(fixture.changes(), 1);
+        let told = "endless.yaml: cannot be read: it is no regular file";
+        assert!(fixture.disk.faults()[0].to_string().starts_with(told), "{:?}", fixture.disk.faults());
+        fs::remove_file(fixture.path("endless.yaml")).unwrap();
+        fixture.note(EventKind::Remove(RemoveKind::File), "endless.yaml");
+        assert_eq!(fixture.changes_after(GONE), 0);
+        assert_eq!(fixture.disk.faults(), []);
     }
 
     #[test]
