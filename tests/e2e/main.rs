@@ -15,6 +15,7 @@ mod before;
 
 mod chart;
 mod cluster;
+mod injection;
 mod pods;
 
 mod alone;

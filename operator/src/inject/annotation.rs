@@ -321,4 +321,12 @@ mod tests {
             read(&json!({"metadata": {"labels": {"fairlead.dev/inject": "false", "app": "x"}}}));
         assert_eq!(warnings, ["label fairlead.dev/inject has no effect on a pod; write it as an annotation"]);
     }
+
+    #[test]
+    fn every_name_is_in_the_documentation() {
+        let text = include_str!("../../../docs/injection.md");
+        for name in NAMES {
+            assert!(text.contains(&format!("`{PREFIX}{name}`")), "{name} is not in docs/injection.md");
+        }
+    }
 }
