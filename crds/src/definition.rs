@@ -137,6 +137,24 @@ mod tests {
     }
 
     #[test]
+    fn a_choice_that_may_be_left_out_is_explained_by_its_field() {
+        let definitions = all().unwrap();
+        let schema = serde_json::to_value(&definitions[0].spec.versions[0].schema).unwrap();
+        let rule =
+            &schema["openAPIV3Schema"]["properties"]["spec"]["properties"]["rules"]["items"]["properties"];
+        let method = &rule["matches"]["items"]["properties"]["method"];
+        assert_eq!(method["description"], "Method of the request, in capitals. Default: every method.");
+        assert_eq!(method["enum"].as_array().map(Vec::len), Some(8));
+        let filter = &rule["filters"]["items"]["properties"];
+        let scheme = &filter["requestRedirect"]["properties"]["scheme"];
+        assert_eq!(
+            scheme["description"],
+            "Scheme of the new address: http or https. Default: the request's."
+        );
+        assert_eq!(scheme["enum"], serde_json::json!(["http", "https"]));
+    }
+
+    #[test]
     fn every_rule_has_a_message() {
         fn messages(value: &Value, count: &mut usize) {
             for rule in value["x-kubernetes-validations"].as_array().into_iter().flatten() {

@@ -196,6 +196,7 @@ pub enum PathModifierType {
 pub struct RequestRedirect {
     /// Scheme of the new address: http or https. Default: the request's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::choice::<Scheme>")]
     pub scheme: Option<Scheme>,
     /// Host of the new address. Default: the request's.
     #[serde(default, skip_serializing_if = "Option::is_none")]

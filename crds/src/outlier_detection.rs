@@ -127,7 +127,8 @@ impl CountedError {
     "maxTime must not be shorter than baseTime (baseTime is 30s, maxTime 300s unless set)"
 ))]
 pub struct Ejection {
-    /// How long the first ejection lasts; the second in a row lasts twice as long, and so on. Default: 30s.
+    /// How long the first ejection lasts; the second in a row lasts twice as long, and so on, without a
+    /// random part. Default: 30s.
     #[serde(default = "base_time")]
     #[x_kube(validation = within("1ms", None, "baseTime must be at least 1ms"))]
     pub base_time: GatewayDuration,
@@ -141,7 +142,8 @@ pub struct Ejection {
     #[schemars(range(min = 1, max = 100))]
     pub max_percent: u32,
     /// When fewer than this share of the endpoints is left, 0 to 100 percent, ejection is switched off and
-    /// all are called. 0: never. Default: 50.
+    /// all are called; the condition EndpointsHealthy is then False, with reason Panic, and names sidecars
+    /// that do so. 0: never. Default: 50.
     #[serde(default = "fifty")]
     #[schemars(range(min = 0, max = 100))]
     pub min_healthy_percent: u32,

@@ -76,7 +76,9 @@ pub struct RateLimitPolicySpec {
     #[schemars(length(max = 8))]
     pub from: Vec<RouteMatch>,
     /// The limits, 1 to 16. All that match a request apply at once: it is let in when all let it in, and
-    /// counts in none when one refuses it.
+    /// counts in none when one refuses it. A policy that does not fit into the 1 MiB that a sidecar takes for
+    /// one Service port, after those that come before it, is not in force (condition Accepted, reason
+    /// TooLarge).
     #[schemars(length(min = 1, max = 16))]
     #[x_kube(validation = (
         "self.all(l, self.exists_one(m, m.name == l.name))",

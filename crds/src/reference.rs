@@ -50,9 +50,9 @@ pub struct BackendReference {
     /// Name of the Service.
     #[schemars(schema_with = "schema::object_name")]
     pub name: String,
-    /// Namespace of the Service. Default: the namespace of the ServiceRoute. The share of a Service in
-    /// another namespace is answered with 500 as long as no ReferenceGrant there allows it (condition
-    /// ResolvedRefs, reason RefNotPermitted).
+    /// Namespace of the Service. Default: the namespace of the ServiceRoute. Where the cluster has
+    /// ReferenceGrants (Gateway API), the share of a Service in another namespace is answered with 500 as
+    /// long as no ReferenceGrant there allows it (condition ResolvedRefs, reason RefNotPermitted).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::namespace")]
     pub namespace: Option<String>,

@@ -26,6 +26,7 @@ pub struct RouteMatch {
     pub query_params: Vec<QueryParamMatch>,
     /// Method of the request, in capitals. Default: every method.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::choice::<HttpMethod>")]
     pub method: Option<HttpMethod>,
 }
 

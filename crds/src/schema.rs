@@ -2,7 +2,7 @@
 //! rule may cost from these bounds, and refuses a definition that could cost too much.
 
 use kube::core::Rule;
-use schemars::{Schema, SchemaGenerator, json_schema};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::{Value, json};
 
 /// The longest name of an object (RFC 1123 subdomain).
@@ -150,6 +150,12 @@ pub fn header_value(_: &mut SchemaGenerator) -> Schema {
 /// The body of an answer.
 pub fn body(_: &mut SchemaGenerator) -> Schema {
     text(0, BODY_MAX, None, &[])
+}
+
+/// One of several words, in a field that may be left out: of an `Option` of an enumeration `kubectl explain`
+/// would show the enumeration's text in place of the field's.
+pub fn choice<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
+    T::json_schema(generator)
 }
 
 /// A bounded string with what else it must hold.

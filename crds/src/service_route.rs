@@ -68,7 +68,8 @@ pub struct ServiceRouteSpec {
     /// What happens to a request: the rule with the most specific match carries it (as in HTTPRoute: exact
     /// path, then longest prefix, then method, then most headers, then most query parameters, then the
     /// first). A request that no rule matches is answered with 404. Without rules, requests go to the
-    /// called Service. At most 32.
+    /// called Service. At most 32. When they come to more than 3 MiB in a sidecar, where they stand once a
+    /// match and more, all of them answer 500 (condition Accepted, reason TooLarge, which says what to do).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     #[x_kube(validation = (

@@ -14,6 +14,7 @@ pub struct Status {
     pub observed_generation: Option<i64>,
     /// Accepted: the object can be used. ResolvedRefs: what it refers to exists and may be used. Conflicted:
     /// an older object decides the same. Programmed: every sidecar that is concerned runs this generation.
+    /// EndpointsHealthy, of an OutlierDetection: no sidecar calls ejected endpoints because too few are left.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "conditions")]
     pub conditions: Vec<Condition>,
@@ -67,6 +68,8 @@ pub mod condition {
     pub const CONFLICTED: &str = "Conflicted";
     /// Every sidecar that is concerned runs this generation.
     pub const PROGRAMMED: &str = "Programmed";
+    /// Of an OutlierDetection. False: sidecars use all endpoints, for fewer than `minHealthyPercent` are left.
+    pub const ENDPOINTS_HEALTHY: &str = "EndpointsHealthy";
 }
 
 /// Reasons of conditions.
@@ -79,6 +82,8 @@ pub mod reason {
     pub const CONFLICTED: &str = "Conflicted";
     /// Accepted=False: what the policy or route is for does not exist.
     pub const TARGET_NOT_FOUND: &str = "TargetNotFound";
+    /// Accepted=False: it comes to more bytes than a sidecar takes.
+    pub const TOO_LARGE: &str = "TooLarge";
     /// ResolvedRefs=True.
     pub const RESOLVED_REFS: &str = "ResolvedRefs";
     /// ResolvedRefs=False: a backend does not exist, or has no such port.
@@ -93,6 +98,10 @@ pub mod reason {
     pub const PENDING: &str = "Pending";
     /// Programmed=False: some refused it.
     pub const REJECTED: &str = "Rejected";
+    /// EndpointsHealthy=True.
+    pub const ENOUGH_ENDPOINTS: &str = "EnoughEndpoints";
+    /// EndpointsHealthy=False.
+    pub const PANIC: &str = "Panic";
     /// Programmed=Unknown: a replica of the operator has not reported this generation.
     pub const REPLICA_BEHIND: &str = "ReplicaBehind";
 }
@@ -109,7 +118,7 @@ fn conditions(_: &mut SchemaGenerator) -> Schema {
             "required": ["lastTransitionTime", "message", "reason", "status", "type"],
             "properties": {
                 "type": {
-                    "description": "Accepted, ResolvedRefs, Conflicted or Programmed.",
+                    "description": "Accepted, ResolvedRefs, Conflicted, Programmed or EndpointsHealthy.",
                     "type": "string", "maxLength": 316,
                 },
                 "status": {

@@ -14,6 +14,8 @@ mod matching;
 pub mod nearest;
 pub mod precedence;
 pub mod endpoints;
+pub mod grant;
+pub mod headers;
 pub mod inputs;
 pub mod limits;
 pub mod mesh;
@@ -23,6 +25,7 @@ pub mod problem;
 pub mod route;
 pub mod service;
 pub mod shards;
+pub mod size;
 pub mod slice;
 
 #[cfg(test)]
@@ -30,6 +33,7 @@ pub(crate) mod fixture;
 #[cfg(test)]
 mod tests;
 
+pub use grant::ReferenceGrant;
 pub use inputs::{Inputs, Namespace, Pod, PodSidecar};
 pub use mesh::Mesh;
 pub use object::{Kind, ObjectKey, ObjectRef};

@@ -265,6 +265,23 @@ impl Publisher {
                     self.config_changed(now);
                 }
             }
+            Change::ReferenceGrant(key, grant) => {
+                let before = match &grant {
+                    Some(grant) => {
+                        self.inputs.reference_grants.get_or_insert_default().insert(key, grant.clone())
+                    }
+                    None => self.inputs.reference_grants.as_mut().and_then(|grants| grants.remove(&key)),
+                };
+                if before != grant {
+                    self.config_changed(now);
+                }
+            }
+            Change::HasGrants(exist) => {
+                if exist != self.inputs.reference_grants.is_some() {
+                    self.inputs.reference_grants = exist.then(BTreeMap::new);
+                    self.config_changed(now);
+                }
+            }
             // Nothing that is compiled depends on these yet.
             Change::Pod(key, pod) => {
                 self.presence.pod(&key, pod.as_deref());
@@ -331,6 +348,7 @@ impl Publisher {
         for (kind, count) in [
             ("Service", inputs.services.len()),
             ("EndpointSlice", inputs.endpoint_slices.len()),
+            ("ReferenceGrant", inputs.reference_grants.as_ref().map_or(0, BTreeMap::len)),
             ("Pod", inputs.pods.len()),
             ("Namespace", inputs.namespaces.len()),
             ("ServiceRoute", inputs.service_routes.len()),

@@ -355,8 +355,16 @@ fn clients(registry: &Registry) -> BTreeMap<Arc<str>, Client> {
 
 /// The word as a label: one of a fixed set.
 fn fixed(word: &str) -> &'static str {
-    const WORDS: [&str; 7] =
-        ["Accepted", "ResolvedRefs", "Conflicted", "Programmed", "True", "False", "Unknown"];
+    const WORDS: [&str; 8] = [
+        "Accepted",
+        "ResolvedRefs",
+        "Conflicted",
+        "Programmed",
+        "EndpointsHealthy",
+        "True",
+        "False",
+        "Unknown",
+    ];
     WORDS.into_iter().find(|known| *known == word).unwrap_or("other")
 }
 

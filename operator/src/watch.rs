@@ -25,7 +25,7 @@ use fairlead_crds::{OutlierDetection, RateLimitPolicy, ServiceRoute, Status};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::model::{EndpointSlice, Kind, Namespace, ObjectKey, ObjectRef, Pod, Service};
+use crate::model::{EndpointSlice, Kind, Namespace, ObjectKey, ObjectRef, Pod, ReferenceGrant, Service};
 
 /// What a source says.
 #[derive(Debug)]
@@ -45,6 +45,10 @@ pub enum Change {
     Service(ObjectKey, Option<Arc<Service>>),
     /// An EndpointSlice.
     EndpointSlice(ObjectKey, Option<Arc<EndpointSlice>>),
+    /// A ReferenceGrant, which is also to say that the kind exists.
+    ReferenceGrant(ObjectKey, Option<Arc<ReferenceGrant>>),
+    /// Whether the kind ReferenceGrant exists; not, before anything is said.
+    HasGrants(bool),
     /// A Pod.
     Pod(ObjectKey, Option<Arc<Pod>>),
     /// A Namespace.
@@ -59,6 +63,8 @@ impl Change {
         match self {
             Self::Service(key, _) => Self::Service(key.clone(), None),
             Self::EndpointSlice(key, _) => Self::EndpointSlice(key.clone(), None),
+            Self::ReferenceGrant(key, _) => Self::ReferenceGrant(key.clone(), None),
+            Self::HasGrants(_) => Self::HasGrants(false),
             Self::Pod(key, _) => Self::Pod(key.clone(), None),
             Self::Namespace(name, _) => Self::Namespace(name.clone(), None),
             Self::Declared(reference, _) => Self::Declared(reference.clone(), None),
@@ -127,6 +133,12 @@ impl fmt::Display for Fault {
         }
     }
 }
+
+/// The versions of ReferenceGrant that are read; they do not differ in what they say.
+const GRANT_VERSIONS: [&str; 2] = ["v1beta1", "v1"];
+
+/// The group of ReferenceGrant.
+const GRANT_GROUP: &str = "gateway.networking.k8s.io";
 
 /// Our kind of that name.
 fn declared_kind(kind: &str) -> Option<Kind> {

@@ -8,7 +8,7 @@ mod built;
 mod held;
 pub mod pieces;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -24,6 +24,19 @@ pub struct ProxyConfig {
     pub destinations: HashMap<Arc<str>, Arc<Destination>>,
     /// By the listener's address (`inbound/ADDRESS` without the prefix).
     pub inbound: HashMap<SocketAddr, Arc<Inbound>>,
+}
+
+impl ProxyConfig {
+    /// The clusters that use endpoints which outlier detection has ejected, because too few are left.
+    pub fn panicking(&self) -> BTreeSet<Arc<str>> {
+        let services = self.destinations.values().filter_map(|destination| match destination.as_ref() {
+            Destination::Known(service) => Some(service),
+            Destination::Unknown => None,
+        });
+        let clusters = services.flat_map(|service| service.clusters.iter().flatten().chain(&service.opaque));
+        let panicking = clusters.filter(|cluster| cluster.ejected() > 0 && cluster.panicking());
+        panicking.map(|cluster| Arc::clone(&cluster.settings.name)).collect()
+    }
 }
 
 /// What a call to one Service port needs.

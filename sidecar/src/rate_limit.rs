@@ -41,7 +41,7 @@ pub use settings::{
 
 use answer::tightest;
 use bucket::Verdict;
-use policy::{LiveLimit, Policy};
+use policy::{Compiled, LiveLimit, Policy};
 
 /// The limits of one endpoint of this pod, with their buckets.
 #[derive(Debug)]
@@ -87,6 +87,8 @@ impl RateLimiter {
         let before: Vec<&Arc<LiveLimit>> = previous.into_iter().flat_map(RateLimiter::limits).collect();
         let mut known: HashMap<policy::Identity, Arc<LiveLimit>> =
             before.into_iter().map(|limit| (limit.identity(), Arc::clone(limit))).collect();
+        let compiled: HashMap<&str, Compiled<'_>> =
+            settings.policies.iter().map(|policy| (policy.name.as_str(), Compiled::new(policy))).collect();
         let targets: HashMap<String, Arc<[Policy]>> = settings
             .targets
             .iter()
@@ -94,10 +96,15 @@ impl RateLimiter {
                 let service = service_of(target);
                 (
                     target.clone(),
-                    policies.iter().map(|policy| Policy::new(service, policy, &mut known)).collect(),
+                    policies
+                        .iter()
+                        .filter_map(|name| compiled.get(name.as_str()))
+                        .map(|policy| Policy::new(service, policy, &mut known))
+                        .collect(),
                 )
             })
             .collect();
+        drop(compiled);
         let unnamed =
             settings.services.iter().filter_map(|service| targets.get(service.as_str())).cloned().collect();
         let charging = previous.map_or_else(Arc::default, |previous| Arc::clone(&previous.charging));

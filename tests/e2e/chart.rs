@@ -21,11 +21,17 @@ fn of_kind<'a>(objects: &'a [Value], kind: &str) -> Vec<&'a Value> {
 }
 
 /// Each right of the operator: what, which verbs, why. A right that is not here is one too many.
-const RIGHTS: [(&str, &str, &str, &str); 14] = [
+const RIGHTS: [(&str, &str, &str, &str); 15] = [
     ("ClusterRole", "/services", "list watch", "what a mesh is compiled from"),
     ("ClusterRole", "/pods", "list watch", "subsets, who a caller is, who missed injection"),
     ("ClusterRole", "/namespaces", "list watch", "which are labelled"),
     ("ClusterRole", "discovery.k8s.io/endpointslices", "list watch", "endpoints"),
+    (
+        "ClusterRole",
+        "gateway.networking.k8s.io/referencegrants",
+        "list watch",
+        "who may send requests to another namespace's Services",
+    ),
     (
         "ClusterRole",
         "fairlead.dev/{serviceroutes,outlierdetections,ratelimitpolicies}",

@@ -21,6 +21,7 @@ mod proxy_hops;
 mod proxy_inbound_down;
 mod proxy_limits;
 mod proxy_methods;
+mod proxy_panic;
 mod proxy_pool;
 mod proxy_product;
 mod proxy_retries;

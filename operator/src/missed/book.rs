@@ -151,7 +151,11 @@ impl Book {
                 self.namespaces.insert(name);
             }
             Change::Namespace(name, _) => drop(self.namespaces.remove(&name)),
-            Change::Service(..) | Change::EndpointSlice(..) | Change::Declared(..) => {}
+            Change::Service(..)
+            | Change::EndpointSlice(..)
+            | Change::ReferenceGrant(..)
+            | Change::HasGrants(..)
+            | Change::Declared(..) => {}
         }
     }
 

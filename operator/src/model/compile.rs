@@ -19,6 +19,7 @@ use super::policy::Cluster;
 use super::problem::{Problem, Problems};
 use super::route::Routes;
 use super::service::{Protocol, Service, ServiceKind, ServicePort};
+use super::size;
 use super::slice::EndpointSlice;
 
 /// See [`super::compile`].
@@ -39,7 +40,7 @@ pub fn compile(inputs: &Inputs) -> (Mesh, Vec<Problem>) {
     for service in inputs.services.values().filter(|service| service.kind != ServiceKind::ExternalName) {
         let slices = slices.get(&service.key).map(Vec::as_slice).unwrap_or_default();
         for port in &service.ports {
-            let port = parts.port(service, port, slices);
+            let port = parts.port(service, port, slices, &mut problems);
             for address in &port.listener.addresses {
                 let address = SocketAddr::new(*address, port.number);
                 if mesh.service_addresses.get(&address).is_none() {
@@ -129,7 +130,8 @@ impl<'a> Carried<'a> {
         // that is wrong with it at once.
         for (key, object) in &inputs.service_routes {
             let claim = super::attach::Claim { key, object: &**object };
-            carried.by_route.insert(key, Arc::new(Routes::compile(inputs, claim, problems)));
+            let routes = size::bounded(Routes::compile(inputs, claim, problems), claim, problems);
+            carried.by_route.insert(key, Arc::new(routes));
         }
         for (port, claim) in &attached.routes {
             for backend in carried.by_route.get(claim.key).iter().flat_map(|routes| routes.backends()) {
@@ -159,7 +161,13 @@ struct Plain {
 }
 
 impl Parts<'_> {
-    fn port(&mut self, service: &Service, port: &ServicePort, slices: &[&EndpointSlice]) -> Port {
+    fn port(
+        &mut self,
+        service: &Service,
+        port: &ServicePort,
+        slices: &[&EndpointSlice],
+        problems: &mut Problems,
+    ) -> Port {
         let name = port_name(&service.key, port.number);
         let plain = self.plain(port.protocol);
         let named = self.attached.names(&service.key);
@@ -176,7 +184,7 @@ impl Parts<'_> {
             routes: self.routes(&name).unwrap_or(plain.routes),
             cluster: self.cluster(&name, port.protocol).unwrap_or(plain.cluster),
             endpoints: Arc::new(Endpoints::compile(&port.name, slices)),
-            inbound: self.inbound(&name, port.protocol).unwrap_or(plain.inbound),
+            inbound: self.inbound(&name, port.protocol, problems).unwrap_or(plain.inbound),
             name,
         }
     }
@@ -204,12 +212,9 @@ impl Parts<'_> {
         set.then(|| Arc::new(Cluster::compile(name, protocol, attached)))
     }
 
-    fn inbound(&self, name: &PortName, protocol: Protocol) -> Option<Arc<Inbound>> {
-        let mut targets = self.policies.targets(name);
-        targets.retain(|target, policies| target != name || !policies.is_empty());
-        for caller in self.carried.callers.get(name).into_iter().flatten() {
-            targets.extend(self.policies.targets(caller));
-        }
+    fn inbound(&self, name: &PortName, protocol: Protocol, problems: &mut Problems) -> Option<Arc<Inbound>> {
+        let callers = self.carried.callers.get(name).into_iter().flatten();
+        let targets = self.policies.inbound(name, callers, problems);
         (!targets.is_empty()).then(|| Arc::new(Inbound { protocol, targets }))
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::{EndpointSlice, Inputs, Mesh, ObjectKey, Problem, Service, compile};
+use super::{EndpointSlice, Inputs, Mesh, ObjectKey, Problem, ReferenceGrant, Service, compile};
 
 /// The objects of these YAML documents.
 pub fn inputs(yaml: &str) -> Inputs {
@@ -23,6 +23,7 @@ pub fn add(inputs: &mut Inputs, mut object: Value) {
     object["apiVersion"] = match object["kind"].as_str().unwrap() {
         "Service" => json!("v1"),
         "EndpointSlice" => json!("discovery.k8s.io/v1"),
+        "ReferenceGrant" => json!("gateway.networking.k8s.io/v1beta1"),
         _ => json!("fairlead.dev/v1alpha1"),
     };
     let name = |field: &str| object["metadata"][field].as_str().unwrap().to_owned();
@@ -35,6 +36,10 @@ pub fn add(inputs: &mut Inputs, mut object: Value) {
         "EndpointSlice" => {
             let slice = EndpointSlice::from_api(&serde_json::from_value(object).unwrap()).unwrap();
             inputs.endpoint_slices.insert(key, Arc::new(slice));
+        }
+        "ReferenceGrant" => {
+            let grant = ReferenceGrant::from_spec(&object["spec"]).unwrap();
+            inputs.reference_grants.get_or_insert_default().insert(key, Arc::new(grant));
         }
         "ServiceRoute" => {
             inputs.service_routes.insert(key, Arc::new(serde_json::from_value(object).unwrap()));

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use fairlead_crds::{OutlierDetection, RateLimitPolicy, ServiceRoute};
 
+use super::grant::Grants;
 use super::object::{ObjectKey, ObjectRef};
 use super::service::Service;
 use super::slice::EndpointSlice;
@@ -23,6 +24,8 @@ pub struct Inputs {
     pub outlier_detections: BTreeMap<ObjectKey, Arc<OutlierDetection>>,
     /// RateLimitPolicies.
     pub rate_limit_policies: BTreeMap<ObjectKey, Arc<RateLimitPolicy>>,
+    /// ReferenceGrants, where that kind exists.
+    pub reference_grants: Grants,
     /// Pods.
     pub pods: BTreeMap<ObjectKey, Arc<Pod>>,
     /// Namespaces, by name.

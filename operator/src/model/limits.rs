@@ -14,6 +14,7 @@ use super::object::{Kind, ObjectKey, ObjectRef, PortName, port_name};
 use super::problem::{Condition, Problems};
 use super::route::rule_name;
 use super::service::Protocol;
+use super::size;
 
 /// What the sidecar of an endpoint needs to know for one Service port that lists it.
 #[derive(Debug, Clone, PartialEq)]
@@ -41,6 +42,8 @@ pub struct Policy {
     pub limits: Vec<Limit>,
     /// What a refused caller gets.
     pub response: LimitResponse,
+    /// How large it is for a sidecar, see [`size::of_policy`].
+    pub size: usize,
 }
 
 /// All policies, by what they are for.
@@ -78,8 +81,28 @@ impl Policies {
         policies
     }
 
+    /// What the endpoints of `port` hold calls to: those to itself, and those to `callers`, whose rules lead
+    /// to it. Policies that are too much for their sidecars are left out, the last ones first.
+    pub fn inbound<'a>(
+        &self,
+        port: &PortName,
+        callers: impl IntoIterator<Item = &'a PortName>,
+        problems: &mut Problems,
+    ) -> Targets {
+        let mut targets = self.targets(port);
+        targets.retain(|target, policies| target != port || !policies.is_empty());
+        let mut room = Room::default();
+        room.fit(port, &mut targets, problems);
+        for caller in callers {
+            let mut more = self.targets(caller);
+            room.fit(port, &mut more, problems);
+            targets.extend(more);
+        }
+        targets
+    }
+
     /// What holds for calls to `port`, and for those of its rules that have policies of their own.
-    pub fn targets(&self, port: &PortName) -> Targets {
+    fn targets(&self, port: &PortName) -> Targets {
         let own = self.ports.get(port).map(Vec::as_slice).unwrap_or_default();
         let mut targets = Targets::from([(port.clone(), in_order(own.iter()))]);
         for (rule, policies) in self.rules.get(port).into_iter().flatten() {
@@ -144,6 +167,44 @@ impl Policies {
             Some(rule) => self.rules.entry(port).or_default().entry(rule).or_default(),
         };
         list.push(Ranked { rank, policy: policy.clone() });
+    }
+}
+
+/// The policies that fit into one listener, each counted once however many targets it has.
+#[derive(Debug, Default)]
+struct Room {
+    used: usize,
+    decided: BTreeMap<ObjectKey, bool>,
+}
+
+impl Room {
+    /// Takes what does not fit out of `targets`.
+    fn fit(&mut self, port: &PortName, targets: &mut Targets, problems: &mut Problems) {
+        for policy in targets.values().flatten() {
+            if self.decided.contains_key(&policy.key) {
+                continue;
+            }
+            let fits = self.used + policy.size <= size::POLICIES_LIMIT;
+            self.decided.insert(policy.key.clone(), fits);
+            if fits {
+                self.used += policy.size;
+            } else {
+                let object = ObjectRef::new(Kind::RateLimitPolicy, policy.key.clone());
+                problems.refused(&object, "TooLarge", self.too_large(port, policy));
+            }
+        }
+        let fits = |policy: &Arc<Policy>| self.decided.get(&policy.key).copied().unwrap_or_default();
+        targets.values_mut().for_each(|policies| policies.retain(fits));
+    }
+
+    fn too_large(&self, port: &PortName, policy: &Policy) -> String {
+        format!(
+            "the policy is not in force at the endpoints of {port}: it comes to about {} in their sidecars, the \
+             policies before it to {}, and the limit for all is {}: write fewer or shorter matches and answers",
+            size::shown(policy.size),
+            size::shown(self.used),
+            size::shown(size::POLICIES_LIMIT)
+        )
     }
 }
 
@@ -262,6 +323,7 @@ impl Policy {
             from: spec.from.clone(),
             limits,
             response: spec.response.clone(),
+            size: size::of_policy(spec),
         })
     }
 }

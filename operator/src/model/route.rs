@@ -8,6 +8,8 @@ use fairlead_crds::{
 };
 
 use super::attach::{Claim, find_port, find_service};
+use super::grant;
+use super::headers;
 use super::inputs::Inputs;
 use super::matching;
 use super::object::{Kind, ObjectKey, ObjectRef, PortName, port_name};
@@ -21,6 +23,10 @@ pub struct Routes {
     pub object: Option<ObjectKey>,
     /// Its rules, as written.
     pub rules: Vec<Rule>,
+    /// Changes to the request's headers that all rules make, besides those that stand with each.
+    pub request_headers: HeaderModifier,
+    /// The same for the answer's headers.
+    pub response_headers: HeaderModifier,
     /// Their matches; the first that holds decides.
     pub order: Vec<Candidate>,
 }
@@ -32,9 +38,9 @@ pub struct Rule {
     pub name: String,
     /// What is done.
     pub action: Action,
-    /// Changes to the request's headers.
+    /// Changes to those of the request's headers that no backend changes.
     pub request_headers: HeaderModifier,
-    /// Changes to the answer's headers.
+    /// The same for the answer's headers.
     pub response_headers: HeaderModifier,
     /// How long it may take.
     pub timeouts: TimeLimits,
@@ -80,9 +86,9 @@ pub struct Backend {
     pub usable: bool,
     /// Its share, above zero.
     pub weight: u32,
-    /// Changes to the request's headers for it alone.
+    /// Changes to the request's headers for it alone, after those of the rule to the same headers.
     pub request_headers: HeaderModifier,
-    /// Changes to its answers' headers.
+    /// The same for its answers' headers.
     pub response_headers: HeaderModifier,
 }
 
@@ -114,7 +120,16 @@ impl Routes {
             rules.push(compiled);
         }
         precedence::sort(&mut order);
-        Self { object: Some(route.key.clone()), rules, order }
+        let request_headers = headers::common(rules.iter_mut().map(|rule| &mut rule.request_headers));
+        let response_headers = headers::common(rules.iter_mut().map(|rule| &mut rule.response_headers));
+        Self { object: Some(route.key.clone()), rules, request_headers, response_headers, order }
+    }
+
+    /// Every request is answered with 500.
+    pub fn all_broken(object: &ObjectKey) -> Self {
+        let rule = Rule { action: Action::Broken, ..Rule::default_to("") };
+        let order = vec![Candidate { rule: 0, matched: RouteMatch::default() }];
+        Self { object: Some(object.clone()), rules: vec![rule], order, ..Self::default() }
     }
 
     /// The ports that requests may be sent to; the called port itself when there are no rules.
@@ -162,7 +177,7 @@ impl Rule {
         rule: &RouteRule,
         problems: &mut Problems,
     ) -> Self {
-        let filters = Filters::of(&rule.filters);
+        let mut filters = Filters::of(&rule.filters);
         let timeouts = rule.timeouts.as_ref().map_or_else(TimeLimits::default, |timeouts| TimeLimits {
             request: timeouts.request.as_ref().and_then(GatewayDuration::limit),
             backend_request: timeouts.backend_request.as_ref().and_then(GatewayDuration::limit),
@@ -171,14 +186,18 @@ impl Rule {
         let action = match (filters.redirect, filters.respond) {
             (Some(redirect), _) => Action::Redirect(redirect),
             (None, Some(respond)) => Action::Respond(respond),
-            (None, None) => Action::Forward {
-                backends: rule
+            (None, None) => {
+                let mut backends: Vec<Backend> = rule
                     .backend_refs
                     .iter()
                     .filter_map(|reference| Backend::compile(inputs, route, &name, reference, problems))
-                    .collect(),
-                rewrite: filters.rewrite,
-            },
+                    .collect();
+                let mut theirs: Vec<_> = backends.iter_mut().map(|it| &mut it.request_headers).collect();
+                headers::settle(&mut filters.request_headers, &mut theirs);
+                let mut theirs: Vec<_> = backends.iter_mut().map(|it| &mut it.response_headers).collect();
+                headers::settle(&mut filters.response_headers, &mut theirs);
+                Action::Forward { backends, rewrite: filters.rewrite }
+            }
         };
         Self {
             name,
@@ -201,13 +220,13 @@ impl Backend {
     ) -> Option<Self> {
         let namespace = reference.namespace.as_deref().unwrap_or(&route.namespace);
         let service = ObjectKey::new(namespace, reference.name.as_str());
-        let found = if service.namespace == route.namespace {
+        let found = if grant::permits(&inputs.reference_grants, &route.namespace, &service) {
             find_service(inputs, &service)
                 .and_then(|service| find_port(service, reference.port))
                 .map_err(|message| ("BackendNotFound", message))
         } else {
             // Whether that Service exists is nobody's business in another namespace.
-            Err(("RefNotPermitted", not_permitted(&service)))
+            Err(("RefNotPermitted", not_permitted(&route.namespace, &service)))
         };
         let usable = found.is_ok();
         if let Err((reason, message)) = found {
@@ -230,11 +249,12 @@ impl Backend {
     }
 }
 
-fn not_permitted(service: &ObjectKey) -> String {
+fn not_permitted(from: &str, service: &ObjectKey) -> String {
     format!(
-        "a Service of another namespace may be used only where a ReferenceGrant in {} allows it, and this \
-         cluster has no ReferenceGrants: use a Service of the ServiceRoute's own namespace",
-        service.namespace
+        "a Service of another namespace may be used only where a ReferenceGrant there allows it: write one in \
+         namespace {} with from: [{{group: fairlead.dev, kind: ServiceRoute, namespace: {from}}}] and to: \
+         [{{group: \"\", kind: Service, name: {}}}]",
+        service.namespace, service.name
     )
 }
 

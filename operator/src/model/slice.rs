@@ -33,7 +33,9 @@ pub struct SlicePort {
     pub number: u16,
 }
 
-/// An endpoint of a slice.
+/// An endpoint of a slice. Its hints (`forZones`: which zones shall use it) are not kept: nothing prefers a
+/// zone yet. They come with the field that will, `loadBalancer.zone` of a ServiceRoute; until then every
+/// endpoint gets calls from everywhere, and its zone is only told to who asks for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SliceEndpoint {
     /// Its addresses, of the slice's family.

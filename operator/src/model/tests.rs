@@ -183,6 +183,10 @@ spec:
   - matches: [{path: {value: /y}}]
     backendRefs: [{name: reviews, namespace: shop, port: 9080}]
 ---
+kind: ReferenceGrant
+metadata: {name: others-may, namespace: bank}
+spec: {from: [{group: fairlead.dev, kind: ServiceRoute, namespace: other}], to: [{group: '', kind: Service}]}
+---
 kind: OutlierDetection
 metadata: {name: od}
 spec: {targetRefs: [{name: reviews, sectionName: htpp}, {name: reviews, sectionName: '9080'}]}
@@ -208,8 +212,9 @@ spec:
             "ResolvedRefs Error ParentNotFound: Service shop/ratings has no TCP port 80; it has 9080",
             "ResolvedRefs Error ParentNotFound: there is no Service shop/reviewz; did you mean reviews?",
             "ResolvedRefs Error RefNotPermitted: rule elsewhere, backendRef bank/secret:80, whose share is answered \
-             with 500: a Service of another namespace may be used only where a ReferenceGrant in bank allows it, and \
-             this cluster has no ReferenceGrants: use a Service of the ServiceRoute's own namespace",
+             with 500: a Service of another namespace may be used only where a ReferenceGrant there allows it: write \
+             one in namespace bank with from: [{group: fairlead.dev, kind: ServiceRoute, namespace: shop}] and to: \
+             [{group: \"\", kind: Service, name: secret}]",
         ]
     );
     assert_eq!(
@@ -252,6 +257,52 @@ spec:
         ]
     );
     assert!(port(&mesh, "shop/reviews:9080").cluster.outlier.is_some());
+}
+
+#[test]
+fn a_backend_in_another_namespace_needs_a_grant_where_there_are_grants() {
+    let yaml = "
+kind: Service
+metadata: {name: ledger, namespace: bank}
+spec: {clusterIP: 10.96.0.9, ports: [{name: http, port: 80}]}
+---
+kind: ServiceRoute
+metadata: {name: reviews}
+spec:
+  parentRefs: [{name: reviews}]
+  rules: [{backendRefs: [{name: ledger, namespace: bank, port: 80}]}]
+---
+kind: RateLimitPolicy
+metadata: {name: few}
+spec: {targetRefs: [{name: reviews}], limits: [{name: a, requests: 1, per: 1s}]}
+";
+    let grant = |to: Value| {
+        json!({
+            "kind": "ReferenceGrant", "metadata": {"name": "shop-may", "namespace": "bank"},
+            "spec": {"from": [{"group": "fairlead.dev", "kind": "ServiceRoute", "namespace": "shop"}], "to": [to]},
+        })
+    };
+    let usable = |inputs: &Inputs| {
+        let (mesh, problems) = compiled(inputs);
+        let backends: Vec<_> = port(&mesh, "shop/reviews:9080").routes.backends().cloned().collect();
+        let problems = problems.get("ServiceRoute shop/reviews").cloned().unwrap_or_default();
+        // Who is called holds its callers to the limits of what they called.
+        assert_eq!(port(&mesh, "bank/ledger:80").inbound.targets.len(), backends.len());
+        (
+            backends.len(),
+            problems.iter().map(|problem| problem.contains("RefNotPermitted")).collect::<Vec<_>>(),
+        )
+    };
+    let mut inputs = shop(yaml);
+    assert_eq!(usable(&inputs), (1, vec![]), "nobody can give a grant in this cluster");
+    add(&mut inputs, grant(json!({"group": "", "kind": "Service", "name": "vault"})));
+    assert_eq!(usable(&inputs), (0, vec![true]));
+    add(&mut inputs, grant(json!({"group": "", "kind": "Service", "name": "ledger"})));
+    assert_eq!(usable(&inputs), (1, vec![]));
+    add(&mut inputs, grant(json!({"group": "", "kind": "Service"})));
+    assert_eq!(usable(&inputs), (1, vec![]));
+    inputs.reference_grants = Some(Default::default());
+    assert_eq!(usable(&inputs), (0, vec![true]), "the kind is there, and no object of it");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::*;
-use crate::model::{EndpointSlice, Kind, Service};
+use crate::model::{EndpointSlice, Kind, ReferenceGrant, Service};
 
 fn service(name: &str) -> Change {
     let api = serde_json::from_value(json!({
@@ -178,4 +178,24 @@ async fn faults_are_told_at_once() {
     running.tell.send(Event::Faults(vec![fault.clone()])).await.unwrap();
     let (published, took) = running.next().await;
     assert_eq!((&*published.faults, published.edition, took), (&[fault][..], 1, Duration::ZERO));
+}
+
+#[tokio::test(start_paused = true)]
+async fn grants_are_configuration() {
+    let running = Running::start(vec![service("reviews")]).await;
+    let key = ObjectKey::new("bank", "shop-may");
+    let grant = Arc::new(ReferenceGrant { from: vec!["shop".into()], ..ReferenceGrant::default() });
+    for (change, anew) in [
+        (Change::HasGrants(false), false),
+        (Change::ReferenceGrant(key.clone(), Some(grant.clone())), true),
+        (Change::ReferenceGrant(key.clone(), Some(grant)), false),
+        (Change::HasGrants(true), false),
+        (Change::ReferenceGrant(key, None), true),
+        (Change::HasGrants(false), true),
+    ] {
+        let before = running.published.borrow().edition;
+        running.tell(change.clone()).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(running.published.borrow().edition - before, u64::from(anew), "{change:?}");
+    }
 }

@@ -1,16 +1,19 @@
 //! What an object's status says: pure. All conditions are made at once, of one generation.
 
-use fairlead_crds::Status;
 use fairlead_crds::status::{condition, reason};
+use fairlead_crds::{Mode, Status};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use super::records::Tally;
 use crate::model::{self, Problem, Severity};
-use crate::watch::Declared;
+use crate::watch::{Declared, Typed};
 
 /// The API server's limit is 32,768 characters; nobody reads so much.
 const MESSAGE_CHARACTERS: usize = 4096;
+
+/// So many sidecars are named as examples.
+const NAMED: usize = 3;
 
 /// The status of an object, of its problems and of what the clients said. `previous` is the one
 /// before: where a condition's status is the same, so is the time of its last transition.
@@ -27,7 +30,7 @@ pub fn status(
     let mut said = vec![accepted, resolved(problems)];
     said.extend(conflicted(problems));
     said.push(match said.first() {
-        Some(accepted) if accepted.status == "False" => Said {
+        Some(accepted) if !accepted_at_all(&said) => Said {
             kind: condition::PROGRAMMED,
             status: "False",
             reason: accepted.reason.clone(),
@@ -35,8 +38,40 @@ pub fn status(
         },
         _ => programmed(tally),
     });
+    if accepted_at_all(&said) {
+        said.extend(endpoints_healthy(declared, tally));
+    }
     let conditions = said.into_iter().map(|said| said.condition(generation, previous, now)).collect();
     Status { observed_generation: Some(generation), conditions, rollout: Some(tally.rollout.clone()) }
+}
+
+fn accepted_at_all(said: &[Said]) -> bool {
+    said.first().is_some_and(|accepted| accepted.status != "False")
+}
+
+/// Of an OutlierDetection that ejects: whether its sidecars do without the endpoints that they ejected.
+fn endpoints_healthy(declared: &Declared, tally: &Tally) -> Option<Said> {
+    let Ok(Typed::OutlierDetection(policy)) = &declared.content else { return None };
+    if policy.spec.mode != Mode::Enforce {
+        return None;
+    }
+    let kind = condition::ENDPOINTS_HEALTHY;
+    let (panicking, subscribed) = (&tally.panicking, tally.rollout.subscribed);
+    if panicking.is_empty() {
+        let message = "no sidecar says that too few endpoints are left".to_owned();
+        return Some(good(kind, reason::ENOUGH_ENDPOINTS, message));
+    }
+    let some: Vec<_> =
+        panicking.iter().take(NAMED).map(|(client, port)| format!("{client} those of {port}")).collect();
+    let more = if panicking.len() > NAMED { ", and others" } else { "" };
+    let message = format!(
+        "{} of {subscribed} sidecars use all endpoints, ejected ones too, since fewer than {} percent are left: \
+         {}{more}",
+        panicking.len(),
+        policy.spec.ejection.min_healthy_percent,
+        some.join(", ")
+    );
+    Some(Said { kind, status: "False", reason: reason::PANIC.to_owned(), message })
 }
 
 /// A condition without its bookkeeping.
@@ -113,7 +148,7 @@ fn good(kind: &'static str, reason: &str, message: String) -> Said {
 
 /// Whether every sidecar that is concerned runs this generation.
 fn programmed(tally: &Tally) -> Said {
-    let Tally { rollout, waiting, replicas, behind } = tally;
+    let Tally { rollout, waiting, replicas, behind, panicking: _ } = tally;
     let generation = rollout.generation;
     let (status, reason, message) = if let Some(first) = behind.first() {
         let behind = behind.len();

@@ -104,12 +104,13 @@ impl Plan {
     }
 }
 
-/// Whether more than counters differs. The message of `Programmed` has counters in it.
+/// Whether more than counters differs. Some messages have counters in them.
 fn conditions_differ(one: &Status, other: &Status) -> bool {
     let without_counters = |status: &Status| {
         let mut conditions = status.conditions.clone();
-        for programmed in conditions.iter_mut().filter(|it| it.type_ == condition::PROGRAMMED) {
-            programmed.message.clear();
+        let counted = [condition::PROGRAMMED, condition::ENDPOINTS_HEALTHY];
+        for counting in conditions.iter_mut().filter(|it| counted.contains(&it.type_.as_str())) {
+            counting.message.clear();
         }
         conditions
     };

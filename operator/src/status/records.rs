@@ -42,6 +42,8 @@ pub struct Tally {
     pub rollout: Rollout,
     /// A client that has not answered yet.
     pub waiting: Option<Arc<str>>,
+    /// The clients that use all endpoints of a Service port because too few are left, with its name.
+    pub panicking: BTreeMap<Arc<str>, Arc<str>>,
     /// Replicas whose report is needed.
     pub replicas: usize,
     /// Those that have not reported this generation.
@@ -368,6 +370,10 @@ impl Tally {
             rollout.subscribed += 1;
             match state {
                 ClientState::Acked => rollout.acked += 1,
+                ClientState::Panicking(port) => {
+                    rollout.acked += 1;
+                    tally.panicking.insert(node.clone(), port);
+                }
                 ClientState::Pending => {
                     rollout.pending += 1;
                     tally.waiting.get_or_insert_with(|| node.clone());

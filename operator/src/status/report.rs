@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::xds::registry::{Registry, Subscriber};
-use crate::xds::snapshot::{ResourceName, Snapshot};
+use crate::xds::snapshot::{ResourceKind, ResourceName, Snapshot};
 
 /// Which state of an object is meant: one that was deleted and made anew starts again at generation 1.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -30,6 +30,8 @@ pub struct Report {
 pub enum ClientState {
     /// It runs the current version of everything that the object contributes to.
     Acked,
+    /// It does, and uses all endpoints of this Service port, because too few are left.
+    Panicking(Arc<str>),
     /// Something is under way to it, or it has lost its stream since something changed.
     Pending,
     /// It refused something.
@@ -52,7 +54,12 @@ pub fn report(
         }
         let current = snapshot.get(*kind, name).map(|resource| resource.version.clone());
         for subscriber in subscribers {
-            let state = state(&subscriber, current.as_ref());
+            let state = match state(&subscriber, current.as_ref()) {
+                ClientState::Acked if *kind == ResourceKind::Cluster && subscriber.panics(name) => {
+                    ClientState::Panicking(name.clone())
+                }
+                state => state,
+            };
             let known = clients.entry(subscriber.stream.node.clone()).or_insert(ClientState::Acked);
             if *known < state {
                 *known = state;

@@ -8,12 +8,13 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use fairlead_crds::{OutlierDetection, RateLimitPolicy, ServiceRoute, Status};
 use futures::StreamExt;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
-use kube::core::DynamicObject;
+use kube::core::{DynamicObject, GroupVersionKind};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
@@ -22,9 +23,13 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 
 use super::narrow::{self, PodObject};
-use super::{Change, Declared, Event, Fault, Typed};
+use super::{Change, Declared, Event, Fault, GRANT_GROUP, GRANT_VERSIONS, Typed};
 use crate::metrics::Metrics;
-use crate::model::{EndpointSlice, Kind, ObjectKey, ObjectRef, Service};
+use crate::model::{EndpointSlice, Kind, ObjectKey, ObjectRef, ReferenceGrant, Service};
+
+/// A kind that does not exist is asked for again after so long. Who installs it writes objects of it later
+/// still, and what was allowed without stays allowed for that time.
+const MISSING: Duration = Duration::from_secs(30);
 
 /// No API server is known.
 #[derive(Debug, thiserror::Error)]
@@ -40,7 +45,13 @@ pub async fn client() -> Result<Client, NoCluster> {
 
 /// Tells `events` what the API server has, until nobody listens.
 pub async fn run(client: Client, events: mpsc::Sender<Event>, metrics: Arc<Metrics>) {
-    let teller = Teller { events, metrics, faults: Arc::default(), unread: Arc::new(AtomicUsize::new(7)) };
+    // All watches in one: large, and made once.
+    Box::pin(follow_all(client, events, metrics, MISSING)).await;
+}
+
+async fn follow_all(client: Client, events: mpsc::Sender<Event>, metrics: Arc<Metrics>, missing: Duration) {
+    let teller = Teller { events, metrics, faults: Arc::default(), unread: Arc::new(AtomicUsize::new(8)) };
+    let grants = grant_apis(&client);
     let pods = kube::core::ApiResource::erase::<core::Pod>(&());
     tokio::join!(
         teller.follow("Service", Api::<core::Service>::all(client.clone()), |service| {
@@ -50,6 +61,13 @@ pub async fn run(client: Client, events: mpsc::Sender<Event>, metrics: Arc<Metri
         teller.follow("EndpointSlice", Api::<discovery::EndpointSlice>::all(client.clone()), |slice| {
             let slice = EndpointSlice::from_api(&slice)?;
             Some(Change::EndpointSlice(slice.key.clone(), Some(Arc::new(slice))))
+        }),
+        teller.follow_optional("ReferenceGrant", &grants, missing, |grant| {
+            let key = narrow::key(&grant.metadata)?;
+            let spec = grant.data.get("spec").unwrap_or(&Value::Null);
+            // One that cannot be read allows nothing.
+            let grant = ReferenceGrant::from_spec(spec).unwrap_or_default();
+            Some(Change::ReferenceGrant(key, Some(Arc::new(grant))))
         }),
         teller.follow("Pod", Api::<PodObject>::all_with(client.clone(), &pods), |pod| {
             Some(Change::Pod(narrow::key(&pod.metadata)?, Some(Arc::new(narrow::pod(&pod)))))
@@ -74,6 +92,17 @@ pub async fn run(client: Client, events: mpsc::Sender<Event>, metrics: Arc<Metri
 /// must not stop the watch of all the others.
 fn declared_api<K: Resource<DynamicType = ()>>(client: &Client) -> Api<DynamicObject> {
     Api::all_with(client.clone(), &kube::core::ApiResource::erase::<K>(&()))
+}
+
+/// ReferenceGrant, in each version that it may be served in.
+fn grant_apis(client: &Client) -> [Api<DynamicObject>; GRANT_VERSIONS.len()] {
+    GRANT_VERSIONS.map(|version| {
+        let kind = GroupVersionKind::gvk(GRANT_GROUP, version, "ReferenceGrant");
+        Api::all_with(
+            client.clone(),
+            &kube::core::ApiResource::from_gvk_with_plural(&kind, "referencegrants"),
+        )
+    })
 }
 
 fn declared(kind: Kind, object: DynamicObject, typed: fn(Value) -> Result<Typed, String>) -> Option<Change> {
@@ -119,46 +148,108 @@ impl Teller {
         K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
     {
         let mut list = List::default();
-        let mut first = true;
         let mut stream = watcher(api, watcher::Config::default()).default_backoff().boxed();
         while let Some(event) = stream.next().await {
-            let (changes, complete) = match event {
+            let told = match event {
                 Err(error) => {
                     self.failed(kind, &error).await;
-                    continue;
+                    Ok(())
                 }
-                Ok(watcher::Event::Init) => {
-                    list.begin();
-                    continue;
-                }
-                Ok(watcher::Event::InitApply(object)) => {
-                    list.listed(name(&object), read(object));
-                    continue;
-                }
-                Ok(watcher::Event::InitDone) => (list.end(), true),
-                Ok(watcher::Event::Apply(object)) => (list.put(name(&object), read(object)), false),
-                Ok(watcher::Event::Delete(object)) => (list.put(name(&object), None), false),
+                Ok(event) => self.take(kind, &mut list, event, &read).await,
             };
-            self.works(kind).await;
-            if !changes.is_empty() && self.events.send(Event::Changes(changes)).await.is_err() {
+            if told.is_err() {
                 return;
             }
-            if complete && std::mem::take(&mut first) {
-                tracing::info!(kind, objects = list.known.len(), "first list is complete");
-                if self.unread.fetch_sub(1, Ordering::AcqRel) == 1
-                    && self.events.send(Event::Synced).await.is_err()
-                {
-                    return;
+        }
+    }
+
+    /// Follows a kind that need not exist, in the first of its versions that is served. That there is none
+    /// is an answer too: it is complete, and asked for again after a while.
+    async fn follow_optional(
+        &self,
+        kind: &'static str,
+        versions: &[Api<DynamicObject>],
+        again: Duration,
+        read: impl Fn(DynamicObject) -> Option<Change>,
+    ) {
+        let mut list = List::default();
+        let mut exists = false;
+        loop {
+            for api in versions {
+                let mut stream = watcher(api.clone(), watcher::Config::default()).default_backoff().boxed();
+                while let Some(event) = stream.next().await {
+                    let told = match event {
+                        Err(error) if is_missing(&error) => break,
+                        Err(error) => {
+                            self.failed(kind, &error).await;
+                            Ok(())
+                        }
+                        Ok(event) => {
+                            if matches!(event, watcher::Event::InitDone)
+                                && !std::mem::replace(&mut exists, true)
+                            {
+                                list.note(Change::HasGrants(true));
+                            }
+                            self.take(kind, &mut list, event, &read).await
+                        }
+                    };
+                    if told.is_err() {
+                        return;
+                    }
                 }
             }
+            list.begin();
+            if std::mem::take(&mut exists) {
+                list.note(Change::HasGrants(false));
+            }
+            if self.take(kind, &mut list, watcher::Event::InitDone, &read).await.is_err() {
+                return;
+            }
+            tokio::select! {
+                () = tokio::time::sleep(again) => {}
+                () = self.events.closed() => return,
+            }
         }
+    }
+
+    /// Takes in what a watch says. An error: nobody listens.
+    async fn take<K: Resource>(
+        &self,
+        kind: &'static str,
+        list: &mut List,
+        event: watcher::Event<K>,
+        read: &impl Fn(K) -> Option<Change>,
+    ) -> Result<(), mpsc::error::SendError<Event>> {
+        let (changes, complete) = match event {
+            watcher::Event::Init => {
+                list.begin();
+                return Ok(());
+            }
+            watcher::Event::InitApply(object) => {
+                list.listed(name(&object), read(object));
+                return Ok(());
+            }
+            watcher::Event::InitDone => (list.end(), true),
+            watcher::Event::Apply(object) => (list.put(name(&object), read(object)), false),
+            watcher::Event::Delete(object) => (list.put(name(&object), None), false),
+        };
+        self.works(kind).await;
+        if !changes.is_empty() {
+            self.events.send(Event::Changes(changes)).await?;
+        }
+        if complete && !std::mem::replace(&mut list.complete, true) {
+            tracing::info!(kind, objects = list.known.len(), "first list is complete");
+            if self.unread.fetch_sub(1, Ordering::AcqRel) == 1 {
+                self.events.send(Event::Synced).await?;
+            }
+        }
+        Ok(())
     }
 
     async fn failed(&self, kind: &'static str, error: &watcher::Error) {
         self.metrics.watch_failed();
         tracing::debug!(kind, %error, "watch failed and starts again");
-        let missing = matches!(error, watcher::Error::InitialListFailed(kube::Error::Api(response)) if response.code == 404);
-        let message = if missing {
+        let message = if is_missing(error) {
             "the API server does not know this kind; apply Fairlead's CustomResourceDefinitions".to_owned()
         } else {
             format!("cannot be watched now, what was told before stays in force: {error}")
@@ -193,6 +284,11 @@ impl Teller {
     }
 }
 
+/// Whether the API server says that there is no such kind.
+fn is_missing(error: &watcher::Error) -> bool {
+    matches!(error, watcher::Error::InitialListFailed(kube::Error::Api(response)) if response.code == 404)
+}
+
 fn name<K: Resource>(object: &K) -> String {
     format!("{}/{}", object.namespace().unwrap_or_default(), object.name_any())
 }
@@ -203,6 +299,8 @@ struct List {
     known: BTreeMap<String, Change>,
     /// A new list that is not complete yet.
     next: Option<(BTreeMap<String, Change>, Vec<Change>)>,
+    /// Whether there ever was a complete one.
+    complete: bool,
 }
 
 impl List {
@@ -216,6 +314,11 @@ impl List {
             known.insert(name, change.removal());
             changes.push(change);
         }
+    }
+
+    /// Something to say with the new list.
+    fn note(&mut self, change: Change) {
+        self.next.get_or_insert_default().1.push(change);
     }
 
     /// The new list is complete: it counts as a whole.

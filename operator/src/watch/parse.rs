@@ -9,8 +9,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::narrow::{self, PodObject};
-use super::{Fault, declared_kind};
-use crate::model::{EndpointSlice, Namespace, ObjectKey, ObjectRef, Pod, Service};
+use super::{Fault, GRANT_GROUP, GRANT_VERSIONS, declared_kind};
+use crate::model::{EndpointSlice, Namespace, ObjectKey, ObjectRef, Pod, ReferenceGrant, Service};
 use crate::yaml;
 
 /// Lists in lists: nobody writes that, and a file must not be able to exhaust the stack.
@@ -30,11 +30,15 @@ pub(super) struct Parsed {
 pub(super) enum Written {
     Service(Arc<Service>),
     EndpointSlice(Arc<EndpointSlice>),
+    ReferenceGrant(ObjectKey, Arc<ReferenceGrant>),
     Pod(ObjectKey, Arc<Pod>),
     Namespace(Arc<str>, Arc<Namespace>),
     /// One of ours, not judged yet.
     Declared(ObjectRef, Arc<Value>),
 }
+
+/// The kind of a ReferenceGrant.
+pub(super) const GRANT: &str = "ReferenceGrant";
 
 /// What an object is known by.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -48,6 +52,7 @@ impl Written {
         let (kind, key) = match self {
             Self::Service(service) => ("Service", service.key.clone()),
             Self::EndpointSlice(slice) => ("EndpointSlice", slice.key.clone()),
+            Self::ReferenceGrant(key, _) => (GRANT, key.clone()),
             Self::Pod(key, _) => ("Pod", key.clone()),
             Self::Namespace(name, _) => ("Namespace", ObjectKey::new("", name.clone())),
             Self::Declared(reference, _) => (reference.kind.as_str(), reference.key.clone()),
@@ -107,6 +112,7 @@ impl Reader<'_> {
                     self.slice(&slice);
                 }
             }
+            (api_version, GRANT) if is_grant(api_version) => self.grant(&value),
             ("v1", "Pod") => {
                 if let Some(pod) = self.typed::<PodObject>(value, "Pod") {
                     let written =
@@ -161,6 +167,16 @@ impl Reader<'_> {
         self.parsed.objects.push((Written::Declared(ObjectRef::new(kind, key), Arc::new(value)), self.line));
     }
 
+    fn grant(&mut self, value: &Value) {
+        let Some(key) = declared_key(value) else { return self.nameless(GRANT) };
+        match ReferenceGrant::from_spec(value.get("spec").unwrap_or(&Value::Null)) {
+            Ok(grant) => {
+                self.parsed.objects.push((Written::ReferenceGrant(key, Arc::new(grant)), self.line));
+            }
+            Err(error) => self.fault(format!("not a {GRANT}: spec: {error}")),
+        }
+    }
+
     fn slice(&mut self, slice: &discovery::EndpointSlice) {
         match EndpointSlice::from_api(slice) {
             Some(slice) => self.parsed.objects.push((Written::EndpointSlice(Arc::new(slice)), self.line)),
@@ -194,6 +210,13 @@ impl Reader<'_> {
     fn fault(&mut self, message: String) {
         self.parsed.faults.push(Fault { place: self.place.to_owned(), line: Some(self.line), message });
     }
+}
+
+/// Whether that is a version of ReferenceGrant that is read.
+fn is_grant(api_version: &str) -> bool {
+    api_version
+        .split_once('/')
+        .is_some_and(|(group, version)| group == GRANT_GROUP && GRANT_VERSIONS.contains(&version))
 }
 
 /// Namespace and name; none without a name.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use fairlead_crds::Status;
 use serde_json::Value;
 
-use super::parse::{Identity, Parsed, Written};
+use super::parse::{self, Identity, Parsed, Written};
 use super::{Change, Declared, Fault, with_generation};
 use crate::model::ObjectRef;
 
@@ -91,6 +91,7 @@ impl Store {
             }
         }
         let mut changes = Vec::new();
+        let had_grants = self.has_grants();
         self.objects.retain(|identity, kept| {
             let stays = now.contains_key(identity);
             if !stays {
@@ -112,7 +113,15 @@ impl Store {
             changes.push(come(written, declared.clone()));
             self.objects.insert(identity.clone(), Kept { written: written.clone(), declared });
         }
+        if had_grants && !self.has_grants() {
+            changes.push(Change::HasGrants(false));
+        }
         changes
+    }
+
+    /// A directory has no definitions of kinds: this one exists as soon as there is an object of it.
+    fn has_grants(&self) -> bool {
+        self.objects.keys().any(|identity| identity.kind == parse::GRANT)
     }
 }
 
@@ -141,6 +150,7 @@ fn come(written: &Written, declared: Option<Arc<Declared>>) -> Change {
     match written {
         Written::Service(service) => Change::Service(service.key.clone(), Some(service.clone())),
         Written::EndpointSlice(slice) => Change::EndpointSlice(slice.key.clone(), Some(slice.clone())),
+        Written::ReferenceGrant(key, grant) => Change::ReferenceGrant(key.clone(), Some(grant.clone())),
         Written::Pod(key, pod) => Change::Pod(key.clone(), Some(pod.clone())),
         Written::Namespace(name, namespace) => Change::Namespace(name.clone(), Some(namespace.clone())),
         Written::Declared(reference, _) => Change::Declared(reference.clone(), declared),
@@ -151,6 +161,7 @@ fn gone(written: &Written) -> Change {
     match written {
         Written::Service(service) => Change::Service(service.key.clone(), None),
         Written::EndpointSlice(slice) => Change::EndpointSlice(slice.key.clone(), None),
+        Written::ReferenceGrant(key, _) => Change::ReferenceGrant(key.clone(), None),
         Written::Pod(key, _) => Change::Pod(key.clone(), None),
         Written::Namespace(name, _) => Change::Namespace(name.clone(), None),
         Written::Declared(reference, _) => Change::Declared(reference.clone(), None),
@@ -159,7 +170,7 @@ fn gone(written: &Written) -> Change {
 
 #[cfg(test)]
 mod tests {
-    use super::super::parse::parse;
+    use super::parse::parse;
     use super::*;
 
     fn put(store: &mut Store, file: &str, text: &str) {
@@ -194,6 +205,43 @@ mod tests {
         assert_eq!(generations(&store.changes()), [None]);
         put(&mut store, "b.yaml", &route("{parentRefs: [{name: b}]}"));
         assert_eq!(generations(&store.changes()), [Some(3)]);
+    }
+
+    #[test]
+    fn the_last_grant_takes_its_kind_with_it() {
+        let grant = |name: &str, version: &str| {
+            format!(
+                "{{apiVersion: gateway.networking.k8s.io/{version}, kind: ReferenceGrant, metadata: {{name: {name}, \
+                 namespace: bank}}, spec: {{from: [{{group: fairlead.dev, kind: ServiceRoute, namespace: shop}}], \
+                 to: [{{group: '', kind: Service}}]}}}}"
+            )
+        };
+        let key = |name: &str| crate::model::ObjectKey::new("bank", name);
+        let mut store = Store::default();
+        put(&mut store, "a.yaml", &grant("a", "v1beta1"));
+        put(&mut store, "b.yaml", &grant("b", "v1"));
+        put(&mut store, "c.yaml", &grant("c", "v2"));
+        let changes = store.changes();
+        let [Change::ReferenceGrant(one, Some(grant)), Change::ReferenceGrant(other, Some(_))] = &changes[..]
+        else {
+            panic!("{changes:?}")
+        };
+        assert_eq!((one, other, grant.from.len(), grant.to.len()), (&key("a"), &key("b"), 1, 1));
+        store.remove(Path::new("a.yaml"));
+        assert_eq!(store.changes(), [Change::ReferenceGrant(key("a"), None)]);
+        store.remove(Path::new("b.yaml"));
+        assert_eq!(store.changes(), [Change::ReferenceGrant(key("b"), None), Change::HasGrants(false)]);
+        put(
+            &mut store,
+            "b.yaml",
+            "{apiVersion: gateway.networking.k8s.io/v1, kind: ReferenceGrant, metadata: {name: b}, spec: {from: 1}}",
+        );
+        assert_eq!(store.changes(), []);
+        assert!(
+            store.faults()[0].message.starts_with("not a ReferenceGrant: spec: "),
+            "{:?}",
+            store.faults()
+        );
     }
 
     #[test]

@@ -70,6 +70,8 @@ pub struct Stream {
     pub protocol: Protocol,
     /// When it was lost; `None` while it is open.
     pub lost: Option<Instant>,
+    /// The clusters of which it uses all endpoints, because too few are left.
+    pub panicking: Arc<[Arc<str>]>,
     /// What it wants by name, or was sent.
     names: BTreeSet<ResourceName>,
     mailbox: Arc<Mailbox>,
@@ -132,6 +134,7 @@ impl Registry {
             pod,
             protocol,
             lost: None,
+            panicking: Arc::default(),
             names: BTreeSet::new(),
             mailbox: mailbox.clone(),
         };
@@ -239,6 +242,12 @@ impl Registry {
                 }
                 Change::Nacked(kind, name, version, message) => {
                     self.answer(id, kind, &name).nacked = Some((version, message));
+                }
+                Change::Panicking(clusters) => {
+                    let Some(stream) = self.streams.get_mut(&id) else { continue };
+                    let before = std::mem::replace(&mut stream.panicking, clusters.clone());
+                    let both = before.iter().chain(clusters.iter());
+                    self.touched.extend(both.map(|name| (ResourceKind::Cluster, name.clone())));
                 }
             }
         }
@@ -349,6 +358,15 @@ pub struct Subscriber<'a> {
     pub stream: &'a Stream,
     /// What it said; `None`: nothing yet.
     pub answer: Option<&'a Answer>,
+}
+
+impl Subscriber<'_> {
+    /// Whether it uses all endpoints of this cluster, because too few are left. One that has lost its stream
+    /// may have recovered since.
+    #[must_use]
+    pub fn panics(&self, cluster: &str) -> bool {
+        self.stream.lost.is_none() && self.stream.panicking.iter().any(|name| **name == *cluster)
+    }
 }
 
 #[cfg(test)]

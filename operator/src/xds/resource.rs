@@ -4,6 +4,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+/// The key under which what is ours stands in any metadata; others do not read it.
+pub const METADATA: &str = "fairlead.dev";
+
 /// The types of resources that are served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ResourceKind {

@@ -133,6 +133,8 @@ pub enum Change {
     Acked(ResourceKind, Arc<str>, Option<Arc<str>>),
     /// The client refused this version and said why.
     Nacked(ResourceKind, Arc<str>, Option<Arc<str>>, Arc<str>),
+    /// The clusters of which the client uses all endpoints, because too few are left: all of them, sorted.
+    Panicking(Arc<[Arc<str>]>),
 }
 
 /// The state of one stream.
@@ -142,6 +144,7 @@ pub struct Session {
     limits: Limits,
     node: Option<Arc<str>>,
     number: Option<u64>,
+    panicking: Arc<[Arc<str>]>,
     clusters: Subscription,
     endpoints: Subscription,
     listeners: Subscription,
@@ -159,6 +162,7 @@ impl Session {
             limits,
             node: None,
             number: None,
+            panicking: Arc::default(),
             clusters: Subscription::default(),
             endpoints: Subscription::default(),
             listeners: Subscription::default(),
@@ -301,11 +305,17 @@ impl Session {
         self.peek(kind).in_flight.as_ref().map_or(0, |flight| flight.names.len())
     }
 
-    /// The first request says who asks; later ones may repeat it.
+    /// The first request says who asks; later ones may repeat it. Our sidecar says in any of them what it
+    /// has to report.
     fn identify(&mut self, node: Option<&Node>) -> Result<(), Refusal> {
         if self.node.is_none() {
             self.node = Some(self.limits.check_node(node.map_or("", |node| node.id.as_str()))?);
             self.number = node.and_then(Limits::stream_number);
+        }
+        let panicking = node.and_then(|node| self.limits.panicking(node));
+        if let Some(panicking) = panicking.filter(|names| *names != self.panicking) {
+            self.panicking = panicking.clone();
+            self.changes.push(Change::Panicking(panicking));
         }
         Ok(())
     }

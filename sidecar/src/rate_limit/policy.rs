@@ -39,7 +39,11 @@ impl InboundSettings {
     /// # Errors
     /// The first part that cannot.
     pub fn check(&self) -> Result<(), BadLimit> {
-        for policy in self.targets.values().flatten() {
+        if let Some(unknown) = self.targets.values().flatten().find(|name| self.policy(name).is_none()) {
+            let reason = "it is not among the policies".to_owned();
+            return Err(BadLimit { policy: unknown.clone(), limit: String::new(), reason });
+        }
+        for policy in &self.policies {
             let bad = |limit: &str, reason| BadLimit {
                 policy: policy.name.clone(),
                 limit: limit.to_owned(),
@@ -60,16 +64,25 @@ impl InboundSettings {
 pub(super) struct Policy {
     pub(super) shadow: bool,
     /// Empty: for all callers.
-    from: Vec<RouteMatcher>,
+    from: Arc<[RouteMatcher]>,
     limits: Vec<Limit>,
     pub(super) response: Response,
+}
+
+/// A policy's words, compiled once for all targets that it is for.
+pub(super) struct Compiled<'a> {
+    settings: &'a PolicySettings,
+    from: Arc<[RouteMatcher]>,
+    /// With the name of each.
+    limits: Vec<(&'a str, CompiledLimit)>,
+    response: Response,
 }
 
 /// A limit of a policy.
 #[derive(Debug)]
 struct Limit {
     /// Empty: for every request.
-    matches: Vec<RouteMatcher>,
+    matches: Arc<[RouteMatcher]>,
     live: Arc<LiveLimit>,
 }
 
@@ -115,26 +128,40 @@ pub(super) struct Response {
     pub(super) body: Bytes,
 }
 
-impl Policy {
-    /// Compiles a policy for a Service port. `known` has the live limits so far, of the configuration before
-    /// and of this one, and takes the new ones.
-    pub(super) fn new(
-        service: &str,
-        settings: &PolicySettings,
-        known: &mut HashMap<Identity, Arc<LiveLimit>>,
-    ) -> Self {
+impl<'a> Compiled<'a> {
+    /// What of it can be used.
+    pub(super) fn new(settings: &'a PolicySettings) -> Self {
         // A policy that does not know whom it is for, or what to answer, limits nobody.
         let from = compile_matches(&settings.from);
         let response = Response::new(&settings.response);
         let (Ok(from), Ok(response)) = (from, response) else {
-            return Self { shadow: true, from: Vec::new(), limits: Vec::new(), response: Response::plain() };
+            return Self { settings, from: Arc::default(), limits: Vec::new(), response: Response::plain() };
         };
-        let limits = settings.limits.iter().filter_map(|limit| {
-            let (matches, shape, key) = compile_limit(limit).ok()?;
-            let live = LiveLimit::new(service, &settings.name, &limit.name, shape, key, known);
-            Some(Limit { matches, live })
+        let limits = settings.limits.iter();
+        let limits = limits.filter_map(|limit| Some((limit.name.as_str(), compile_limit(limit).ok()?)));
+        Self { settings, from, limits: limits.collect(), response }
+    }
+}
+
+impl Policy {
+    /// The policy for a Service port. `known` has the live limits so far, of the configuration before and of
+    /// this one, and takes the new ones.
+    pub(super) fn new(
+        service: &str,
+        compiled: &Compiled<'_>,
+        known: &mut HashMap<Identity, Arc<LiveLimit>>,
+    ) -> Self {
+        let Compiled { settings, from, limits, response } = compiled;
+        let limits = limits.iter().map(|(name, (matches, shape, key))| {
+            let live = LiveLimit::new(service, &settings.name, name, *shape, key.clone(), known);
+            Limit { matches: Arc::clone(matches), live }
         });
-        Self { shadow: settings.shadow, from, limits: limits.collect(), response }
+        Self {
+            shadow: settings.shadow,
+            from: Arc::clone(from),
+            limits: limits.collect(),
+            response: response.clone(),
+        }
     }
 
     /// Whether the policy has a limit for this request.
@@ -235,7 +262,7 @@ impl LiveLimit {
     }
 }
 
-type CompiledLimit = (Vec<RouteMatcher>, Shape, Vec<KeyPart>);
+type CompiledLimit = (Arc<[RouteMatcher]>, Shape, Vec<KeyPart>);
 
 fn compile_limit(limit: &LimitSettings) -> Result<CompiledLimit, String> {
     let algorithm = match limit.algorithm.as_str() {
@@ -264,7 +291,7 @@ fn compile_key(key: &KeySettings) -> Result<KeyPart, String> {
     })
 }
 
-fn compile_matches(matches: &[MatchSettings]) -> Result<Vec<RouteMatcher>, String> {
+fn compile_matches(matches: &[MatchSettings]) -> Result<Arc<[RouteMatcher]>, String> {
     matches.iter().map(compile_match).collect()
 }
 

@@ -12,20 +12,29 @@ pub struct InboundSettings {
     /// say what it called.
     #[serde(default)]
     pub services: Vec<String>,
-    /// By `shop/reviews:9080` or `shop/reviews:9080#rule`: the policies in order of precedence. A rule that
-    /// is not listed has its Service's.
+    /// The policies, each under its own name.
     #[serde(default)]
-    pub targets: HashMap<String, Vec<PolicySettings>>,
+    pub policies: Vec<PolicySettings>,
+    /// By `shop/reviews:9080` or `shop/reviews:9080#rule`: the names of the policies in order of precedence. A
+    /// rule that is not listed has its Service's.
+    #[serde(default)]
+    pub targets: HashMap<String, Vec<String>>,
 }
 
 impl InboundSettings {
     /// Whether any limit is enforced here, and not only counted.
     pub fn enforces(&self) -> bool {
-        self.targets.values().flatten().any(|policy| !policy.shadow && !policy.limits.is_empty())
+        let mut named = self.targets.values().flatten().filter_map(|name| self.policy(name));
+        named.any(|policy| !policy.shadow && !policy.limits.is_empty())
+    }
+
+    /// The policy of that name.
+    pub(super) fn policy(&self, name: &str) -> Option<&PolicySettings> {
+        self.policies.iter().find(|policy| policy.name == name)
     }
 }
 
-/// A RateLimitPolicy as it applies to one target.
+/// A RateLimitPolicy.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PolicySettings {

@@ -27,9 +27,33 @@ fn limiter(settings: serde_json::Value) -> RateLimiter {
 }
 
 fn next(settings: serde_json::Value, previous: Option<&RateLimiter>) -> RateLimiter {
-    let settings: InboundSettings = serde_json::from_value(settings).unwrap();
+    let settings = settled(settings);
     settings.check().unwrap();
     RateLimiter::new(settings, previous)
+}
+
+/// The settings, written with each policy where it is for: the policies are put in a list, each once.
+fn settled(mut settings: serde_json::Value) -> InboundSettings {
+    let mut policies: Vec<serde_json::Value> = Vec::new();
+    for target in settings["targets"].as_object_mut().unwrap().values_mut() {
+        for policy in target.as_array_mut().unwrap() {
+            if !policies.contains(policy) {
+                policies.push(policy.clone());
+            }
+            *policy = policy["name"].clone();
+        }
+    }
+    settings["policies"] = policies.into();
+    serde_json::from_value(settings).unwrap()
+}
+
+#[test]
+fn a_policy_that_is_not_there_is_refused() {
+    let settings = serde_json::json!({"services": [SERVICE], "targets": {SERVICE: ["shop/gone"]}});
+    let settings: InboundSettings = serde_json::from_value(settings).unwrap();
+    let error = settings.check().unwrap_err().to_string();
+    assert!(error.contains("shop/gone") && error.contains("not among the policies"), "{error}");
+    assert!(admitted(&RateLimiter::new(settings, None), start(), None, &get(&[])));
 }
 
 /// One Service with these policies.
@@ -419,7 +443,7 @@ fn what_cannot_be_used_is_named_and_skipped() {
         ),
     ] {
         let settings = service(serde_json::json!([policy("p", limits, more)]));
-        let settings: InboundSettings = serde_json::from_value(settings).unwrap();
+        let settings = settled(settings);
         let error = settings.check().unwrap_err().to_string();
         assert!(error.contains(word) && error.starts_with('p'), "{error}");
         let limiter = RateLimiter::new(settings, None);

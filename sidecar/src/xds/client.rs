@@ -42,6 +42,10 @@ const MAX_RESPONSE: usize = 64 * 1024 * 1024;
 /// Requests that wait for the transport. When they are so many, no response is read until they are sent.
 const OUTBOX: usize = 16;
 
+/// How often it is looked which clusters are in panic, and so how often the server is told at most. A person
+/// who reads the condition does not mind.
+const PANIC_CHECK: Duration = Duration::from_secs(2);
+
 /// The first wait is between nothing and this...
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 
@@ -161,6 +165,8 @@ impl Client {
         self.stream = number(self.stream, SystemTime::now());
         self.subscription.opened(node(&self.options.pod, self.stream));
         let mut responses = Responses::new(self.options.operator.clone(), requests);
+        let mut look = tokio::time::interval(PANIC_CHECK);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let sending = self.subscription.has_request();
             tokio::select! {
@@ -187,7 +193,16 @@ impl Client {
                     Err(ended) => return ended,
                 },
                 () = until(self.subscription.next_expiry()) => self.give_up(),
+                _ = look.tick() => self.look_for_panic(),
             }
+        }
+    }
+
+    /// Notes which clusters use all their endpoints because too few are left.
+    fn look_for_panic(&mut self) {
+        let panicking = self.config.load().panicking();
+        if self.subscription.panic(panicking.clone()) {
+            tracing::warn!(?panicking, "clusters that use ejected endpoints, too few are left, have changed");
         }
     }
 
@@ -364,7 +379,7 @@ fn node(pod: &str, stream: u64) -> Node {
     let value = |kind| Value { kind: Some(kind) };
     let ours =
         Struct { fields: [("stream".to_owned(), value(value::Kind::NumberValue(stream as f64)))].into() };
-    let metadata = [("fairlead.dev".to_owned(), value(value::Kind::StructValue(ours)))].into();
+    let metadata = [(super::decode::METADATA.to_owned(), value(value::Kind::StructValue(ours)))].into();
     Node {
         id: pod.to_owned(),
         cluster: pod.split('/').next().unwrap_or_default().to_owned(),

@@ -17,6 +17,8 @@ mod listener;
 mod metadata;
 mod route;
 
+pub use self::metadata::KEY as METADATA;
+
 use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;

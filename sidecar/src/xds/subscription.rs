@@ -23,6 +23,8 @@
 //! * A name asked for that the server says nothing about for 15 s (the specification's time) counts as
 //!   absent, so that a server that does not say `removed_resources` for it cannot hold up a destination
 //!   for ever. Listeners are left out: nothing waits for them, and absence of one must be said.
+//! * Which clusters are in panic stands in the node's metadata, under our own key. "The node identifier may be
+//!   sent in any request", and one that neither names nor answers anything changes nothing else.
 //! * `ttl` is not honoured: the last good configuration is kept for ever.
 //!
 //! Bounded against a server gone mad: the number of names of a type, the length of a name, of a version and
@@ -38,7 +40,7 @@ use envoy_types::pb::envoy::config::core::v3::Node;
 use envoy_types::pb::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource, ResourceError,
 };
-use envoy_types::pb::google::protobuf::Any;
+use envoy_types::pb::google::protobuf::{Any, ListValue, Struct, Value, value};
 use envoy_types::pb::google::rpc::Status;
 
 use super::decode;
@@ -52,6 +54,9 @@ const MAX_NAMES: usize = 32_768;
 
 /// A Kubernetes name is at most 253 bytes long, ours are two and a port.
 const MAX_NAME: usize = 1_024;
+
+/// Clusters in panic that the server is told of. More than a few are one cause, and a person sees it.
+const MAX_PANICKING: usize = 64;
 
 /// Versions are hashes or counters.
 const MAX_VERSION: usize = 256;
@@ -71,8 +76,10 @@ pub struct Subscription {
     node: Node,
     types: BTreeMap<Kind, Names>,
     open: bool,
-    /// Whether the node has been told on this stream.
-    introduced: bool,
+    /// The clusters in panic.
+    panicking: BTreeSet<Arc<str>>,
+    /// Those that the server was told on this stream, with the node; none: it does not know the node yet.
+    told: Option<BTreeSet<Arc<str>>>,
     answers: VecDeque<DeltaDiscoveryRequest>,
 }
 
@@ -123,7 +130,14 @@ impl Default for Subscription {
     /// A client that asks for nothing yet.
     fn default() -> Self {
         let types = Kind::ALL.into_iter().map(|kind| (kind, Names::default())).collect();
-        Self { node: Node::default(), types, open: false, introduced: false, answers: VecDeque::new() }
+        Self {
+            node: Node::default(),
+            types,
+            open: false,
+            panicking: BTreeSet::new(),
+            told: None,
+            answers: VecDeque::new(),
+        }
     }
 }
 
@@ -162,7 +176,7 @@ impl Subscription {
     pub fn opened(&mut self, node: Node) {
         self.node = node;
         self.open = true;
-        self.introduced = false;
+        self.told = None;
         self.answers.clear();
         for names in self.types.values_mut() {
             names.asked = false;
@@ -184,7 +198,22 @@ impl Subscription {
     /// Whether [`request`](Self::request) has something to send.
     pub fn has_request(&self) -> bool {
         let news = |names: &Names| !names.subscribe.is_empty() || !names.unsubscribe.is_empty();
-        self.open && (!self.answers.is_empty() || self.types.values().any(news))
+        self.open && (!self.answers.is_empty() || self.types.values().any(news) || self.has_report())
+    }
+
+    /// Sets the clusters of which all endpoints are used because too few are left. The server is told with
+    /// the next request, or with one that asks for nothing. Says whether it is news.
+    pub fn panic(&mut self, clusters: BTreeSet<Arc<str>>) -> bool {
+        let few = clusters.into_iter().take(MAX_PANICKING).collect();
+        let before = std::mem::replace(&mut self.panicking, few);
+        before != self.panicking
+    }
+
+    /// A request that names nothing asks for everything, if it is the first of its type: there must have been
+    /// another one.
+    fn has_report(&self) -> bool {
+        let asked = self.types.get(&Kind::Cluster).is_some_and(|names| names.asked);
+        asked && self.told.as_ref().is_some_and(|told| *told != self.panicking)
     }
 
     /// The next request to send, which counts as sent: acknowledgements first, in order.
@@ -192,14 +221,38 @@ impl Subscription {
         if !self.open {
             return None;
         }
+        let report = || DeltaDiscoveryRequest {
+            type_url: decode::type_url(Kind::Cluster).to_owned(),
+            ..DeltaDiscoveryRequest::default()
+        };
         let mut request = match self.answers.pop_front() {
             Some(answer) => answer,
-            None => self.types.iter_mut().find_map(|(kind, names)| names.request(*kind, now))?,
+            None => match self.types.iter_mut().find_map(|(kind, names)| names.request(*kind, now)) {
+                Some(request) => request,
+                None => self.has_report().then(report)?,
+            },
         };
-        if !std::mem::replace(&mut self.introduced, true) {
-            request.node = Some(self.node.clone());
+        if self.told.as_ref() != Some(&self.panicking) {
+            self.told = Some(self.panicking.clone());
+            request.node = Some(self.introduction());
         }
         Some(request)
+    }
+
+    /// The node, with what only our own operator reads.
+    fn introduction(&self) -> Node {
+        let text = |name: &Arc<str>| value::Kind::StringValue(name.to_string());
+        let value = |kind| Value { kind: Some(kind) };
+        let list = ListValue { values: self.panicking.iter().map(|name| value(text(name))).collect() };
+        let mut node = self.node.clone();
+        let fields = &mut node.metadata.get_or_insert_default().fields;
+        let ours = fields
+            .entry(decode::METADATA.to_owned())
+            .or_insert_with(|| value(value::Kind::StructValue(Struct::default())));
+        if let Some(value::Kind::StructValue(ours)) = &mut ours.kind {
+            ours.fields.insert("panicking".to_owned(), value(value::Kind::ListValue(list)));
+        }
+        node
     }
 
     /// Takes in a response and prepares its acknowledgement, to be sent once the updates are in force.

@@ -132,3 +132,50 @@ fn a_transition_has_the_time_of_its_change() {
     let times: Vec<i64> = second.conditions.iter().map(|it| it.last_transition_time.0.as_second()).collect();
     assert_eq!(times, [10, 10, 20]);
 }
+
+fn outlier_detection(mode: &str) -> Declared {
+    let policy = serde_json::json!({
+        "apiVersion": "fairlead.dev/v1alpha1", "kind": "OutlierDetection", "metadata": {"name": "reviews"},
+        "spec": {"targetRefs": [{"name": "reviews"}], "mode": mode, "ejection": {"minHealthyPercent": 40}},
+    });
+    let policy = serde_json::from_value(policy).unwrap();
+    Declared { content: Ok(Typed::OutlierDetection(Arc::new(policy))), ..declared(3) }
+}
+
+#[test]
+fn panic_is_a_condition_of_an_outlier_detection_that_ejects() {
+    let panicking = ClientState::Panicking("shop/reviews:9080".into());
+    let clients = [
+        ("shop/a", panicking.clone()),
+        ("shop/b", ClientState::Acked),
+        ("shop/c", panicking.clone()),
+        ("shop/d", ClientState::Pending),
+    ];
+    let of = |declared: &Declared, problems: &[Problem], clients: &[(&str, ClientState)]| {
+        status(declared, problems, &tally(3, clients), &Status::default(), at(10))
+    };
+    let healthy = |status: &Status| {
+        status
+            .conditions
+            .iter()
+            .find(|it| it.type_ == "EndpointsHealthy")
+            .map(|it| (it.status.clone(), it.reason.clone(), it.message.clone()))
+    };
+    let found = of(&outlier_detection("Enforce"), &[], &clients);
+    assert_eq!(found.rollout.as_ref().map(|rollout| (rollout.acked, rollout.pending)), Some((3, 1)));
+    let message = "2 of 4 sidecars use all endpoints, ejected ones too, since fewer than 40 percent are left: \
+                   shop/a those of shop/reviews:9080, shop/c those of shop/reviews:9080";
+    assert_eq!(healthy(&found), Some(("False".to_owned(), "Panic".to_owned(), message.to_owned())));
+    let many: Vec<_> =
+        (0..9).map(|n| (["e", "f", "g", "h", "i", "j", "k", "l", "m"][n], panicking.clone())).collect();
+    let (_, _, message) = healthy(&of(&outlier_detection("Enforce"), &[], &many)).unwrap();
+    assert!(message.ends_with("g those of shop/reviews:9080, and others"), "{message}");
+
+    let calm = healthy(&of(&outlier_detection("Enforce"), &[], &clients[1..2])).unwrap();
+    assert_eq!((calm.0.as_str(), calm.1.as_str()), ("True", "EnoughEndpoints"));
+    assert_eq!(healthy(&of(&outlier_detection("Shadow"), &[], &clients)), None);
+    assert_eq!(healthy(&of(&declared(3), &[], &clients)), None, "of a ServiceRoute");
+    let refused =
+        problem(model::Condition::Accepted, Severity::Error, "TargetNotFound", "there is no Service");
+    assert_eq!(healthy(&of(&outlier_detection("Enforce"), &[refused], &clients)), None);
+}

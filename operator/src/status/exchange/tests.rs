@@ -39,6 +39,7 @@ fn said(clients: u64) -> Said {
     let state = |number| match number {
         0 => ClientState::Pending,
         1 => ClientState::Nacked("no".into()),
+        2 => ClientState::Panicking("shop/reviews:80".into()),
         _ => ClientState::Acked,
     };
     let client = |number| Client { stream: (number != 2).then_some(number), open: number != 3 };

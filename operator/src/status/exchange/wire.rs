@@ -69,7 +69,7 @@ struct State {
     /// One of the constants below; another one counts as pending.
     #[prost(uint32, tag = "2")]
     state: u32,
-    /// Why it refused.
+    /// Why it refused; of one that did not, the Service port of which it uses all endpoints, if it does.
     #[prost(string, tag = "3")]
     message: String,
 }
@@ -146,6 +146,7 @@ impl State {
         let (state, message) = match state {
             ClientState::Pending => (PENDING, String::new()),
             ClientState::Acked => (ACKED, String::new()),
+            ClientState::Panicking(port) => (ACKED, port.to_string()),
             ClientState::Nacked(message) => (NACKED, message.to_string()),
         };
         Self { node: node.to_owned(), state, message }
@@ -153,7 +154,8 @@ impl State {
 
     fn read(self) -> (std::sync::Arc<str>, ClientState) {
         let state = match self.state {
-            ACKED => ClientState::Acked,
+            ACKED if self.message.is_empty() => ClientState::Acked,
+            ACKED => ClientState::Panicking(self.message.into()),
             NACKED => ClientState::Nacked(self.message.into()),
             _ => ClientState::Pending,
         };

@@ -43,6 +43,22 @@ fn conditions_are_written_at_once_and_counters_now_and_then() {
 }
 
 #[test]
+fn how_many_are_in_panic_is_a_counter() {
+    let now = Instant::now();
+    let mut plan = Plan::new(now);
+    let panic = |healthy: &str, message: &str| {
+        let mut statuses = wanted(&[("a", healthy, message)]);
+        for condition in statuses.values_mut().flat_map(|status| &mut status.conditions) {
+            condition.type_ = condition::ENDPOINTS_HEALTHY.to_owned();
+        }
+        statuses
+    };
+    assert_eq!(plan.due(&panic("False", "1 of 3"), now).0.len(), 1);
+    assert_eq!(plan.due(&panic("False", "2 of 3"), now + Duration::from_secs(1)).0.len(), 0);
+    assert_eq!(plan.due(&panic("True", "none"), now + Duration::from_secs(2)).0.len(), 1);
+}
+
+#[test]
 fn a_restart_writes_nothing_anew() {
     let now = Instant::now();
     let mut plan = Plan::new(now);

@@ -2,8 +2,6 @@
 
 mod api_server;
 
-use std::time::Duration;
-
 use serde_json::json;
 
 use self::api_server::ApiServer;
@@ -37,7 +35,7 @@ impl Fixture {
     fn start(server: ApiServer) -> Self {
         let (tell, events) = mpsc::channel(100);
         #[allow(clippy::disallowed_methods, reason = "ends with the test")]
-        tokio::spawn(run(server.client(), tell, Arc::default()));
+        tokio::spawn(follow_all(server.client(), tell, Arc::default(), Duration::from_millis(20)));
         Self { server, events }
     }
 
@@ -72,6 +70,8 @@ fn names(changes: &[Change]) -> Vec<String> {
         .map(|change| match change {
             Change::Service(key, it) => format!("Service {key} {}", it.is_some()),
             Change::EndpointSlice(key, it) => format!("EndpointSlice {key} {}", it.is_some()),
+            Change::ReferenceGrant(key, it) => format!("ReferenceGrant {key} {}", it.is_some()),
+            Change::HasGrants(exist) => format!("ReferenceGrants {exist}"),
             Change::Pod(key, it) => format!("Pod {key} {}", it.is_some()),
             Change::Namespace(name, it) => format!("Namespace {name} {}", it.is_some()),
             Change::Declared(object, it) => format!("{object} {}", it.is_some()),
@@ -183,4 +183,45 @@ async fn a_missing_kind_is_told_with_what_to_do() {
     }
     fixture.server.fail("serviceroutes", 200);
     fixture.synced().await;
+}
+
+fn grant(name: &str) -> Value {
+    json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "ReferenceGrant",
+           "metadata": {"name": name, "namespace": "bank", "resourceVersion": "3"},
+           "spec": {"from": [{"group": "fairlead.dev", "kind": "ServiceRoute", "namespace": "shop"}],
+                    "to": [{"group": "", "kind": "Service"}]}})
+}
+
+#[tokio::test]
+async fn grants_are_read_in_the_version_that_is_served_and_need_not_exist() {
+    let server = ApiServer::start().await;
+    let mut fixture = Fixture::start(server);
+    assert_eq!(fixture.synced().await, [], "a kind that does not exist is complete");
+    fixture.server.fail("v1/referencegrants", 200);
+    assert_eq!(names(&fixture.changes().await), ["ReferenceGrants true"]);
+    fixture.server.event("referencegrants", "ADDED", grant("a")).await;
+    let changes = fixture.changes().await;
+    assert_eq!(names(&changes), ["ReferenceGrant bank/a true"]);
+    let Change::ReferenceGrant(_, Some(grant)) = &changes[0] else { panic!("{changes:?}") };
+    assert_eq!((grant.from.len(), grant.to.len()), (1, 1));
+    fixture.server.fail("v1/referencegrants", 404);
+    fixture.server.expire("referencegrants").await;
+    assert_eq!(names(&fixture.changes().await), ["ReferenceGrant bank/a false", "ReferenceGrants false"]);
+}
+
+#[tokio::test]
+async fn grants_that_cannot_be_read_are_waited_for() {
+    let server = ApiServer::start().await;
+    server.fail("referencegrants", 403);
+    server.put("referencegrants", grant("a"));
+    let mut fixture = Fixture::start(server);
+    loop {
+        match fixture.next().await {
+            Event::Faults(faults) if faults.iter().any(|fault| fault.place == "ReferenceGrant") => break,
+            Event::Synced => panic!("not everything was read"),
+            _ => {}
+        }
+    }
+    fixture.server.fail("referencegrants", 200);
+    assert_eq!(names(&fixture.synced().await), ["ReferenceGrant bank/a true", "ReferenceGrants true"]);
 }

@@ -28,6 +28,7 @@ use serde_json::{Value as Json, json};
 
 use super::metadata::Metadata;
 use super::{ads, duration, flag, joined, socket};
+use crate::model::ObjectKey;
 use crate::model::limits::{Inbound, Policy};
 use crate::model::mesh::{Port, PortName};
 use crate::model::service::Protocol;
@@ -222,17 +223,27 @@ struct Rest {
     metadata: Option<Metadata>,
 }
 
-/// `services` and `targets`, see the sidecar's `InboundSettings`.
+/// `services`, `policies` and `targets`, see the sidecar's `InboundSettings`: a policy may be for many rules,
+/// and stands once.
 fn limits(ports: &[(PortName, Arc<Inbound>)]) -> Metadata {
     let services: BTreeSet<&str> = ports.iter().map(|(name, _)| &**name).collect();
     let mut targets: BTreeMap<&str, &[Arc<Policy>]> = services.iter().map(|name| (*name, &[][..])).collect();
     for (_, inbound) in ports {
         targets.extend(inbound.targets.iter().map(|(target, policies)| (&**target, policies.as_slice())));
     }
+    let policies: BTreeMap<&ObjectKey, &Policy> = targets
+        .values()
+        .flat_map(|policies| policies.iter())
+        .map(|policy| (&policy.key, &**policy))
+        .collect();
     let targets = targets.into_iter().map(|(target, policies)| {
-        (target.to_owned(), Json::Array(policies.iter().map(|policy| limit_policy(policy)).collect()))
+        (target.to_owned(), policies.iter().map(|policy| Json::String(policy.key.to_string())).collect())
     });
-    Metadata::new([("services", json!(services)), ("targets", Json::Object(targets.collect()))])
+    Metadata::new([
+        ("services", json!(services)),
+        ("policies", policies.into_values().map(limit_policy).collect()),
+        ("targets", Json::Object(targets.collect())),
+    ])
 }
 
 /// A policy in the words in which it was written; only durations become milliseconds.

@@ -8,8 +8,7 @@ use std::collections::BTreeMap;
 use prost::{Message, Oneof};
 use serde_json::Value as Json;
 
-/// Under which key our metadata stands.
-pub const KEY: &str = "fairlead.dev";
+use crate::xds::resource::METADATA;
 
 /// `envoy.config.core.v3.Metadata`.
 #[derive(Clone, PartialEq, Message)]
@@ -59,7 +58,7 @@ impl Metadata {
     /// Our metadata with these fields.
     pub fn new(fields: impl IntoIterator<Item = (&'static str, Json)>) -> Self {
         let fields = fields.into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect();
-        Self { filter_metadata: BTreeMap::from([(KEY.to_owned(), Struct { fields })]) }
+        Self { filter_metadata: BTreeMap::from([(METADATA.to_owned(), Struct { fields })]) }
     }
 }
 

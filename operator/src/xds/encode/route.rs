@@ -29,6 +29,7 @@ use serde_json::json;
 
 use super::metadata::Metadata;
 use super::{count, duration, flag, joined};
+use crate::model::headers::merged;
 use crate::model::mesh::Port;
 use crate::model::route::{Action, Backend, Rule};
 use path::Leg;
@@ -42,7 +43,7 @@ const BODY_LIMIT: u32 = 4096;
 
 /// The routes of calls to `port`.
 pub fn encode(port: &Port) -> Vec<u8> {
-    configuration(port, &port.name, vec![host(&port.name, vec!["*".to_owned()], routes(port))])
+    configuration(port, &port.name, vec![rules_host(port, vec!["*".to_owned()])])
 }
 
 /// The routes of what is sent to one endpoint of a headless Service: calls that name the Service follow its
@@ -53,8 +54,11 @@ pub fn pod(port: &Port, address: SocketAddr) -> Vec<u8> {
     let metadata = metadata(&port.name, &pinned);
     let pinned = rule_routes(&name, port, &pinned, &Default::default(), &metadata);
     let hosts = vec![
-        host(&port.name, service_names(port, address.port()), routes(port)),
-        host(&name, vec!["*".to_owned()], pinned),
+        rules_host(port, service_names(port, address.port())),
+        host(
+            &VirtualHost { name: name.clone(), domains: vec!["*".to_owned()], ..Default::default() },
+            pinned,
+        ),
     ];
     configuration(port, &name, hosts)
 }
@@ -111,7 +115,7 @@ fn rule_routes(
                 ..Default::default()
             };
             change_headers(&mut route, rule);
-            route.action = Some(action(port, rule, &leg, &variant, &mut route));
+            route.action = Some(action(port, rule, &leg, &variant));
             all.push(joined(&route, &RouteRest { metadata: Some(metadata.clone()) }));
         }
     }
@@ -182,18 +186,14 @@ fn expression(text: &str) -> RegexMatcher {
     RegexMatcher { regex: text.to_owned(), ..Default::default() }
 }
 
-fn action(port: &Port, rule: &Rule, leg: &Leg, variant: &Variant, route: &mut Route) -> route::Action {
+fn action(port: &Port, rule: &Rule, leg: &Leg, variant: &Variant) -> route::Action {
     match &rule.action {
         Action::Forward { backends, rewrite } if forwards(&rule.action) => {
             route::Action::Route(forward(rule, backends, rewrite, leg, variant))
         }
         Action::Forward { .. } | Action::Broken => respond(500, ""),
         Action::Redirect(redirect) => route::Action::Redirect(redirect_action(port, redirect, leg)),
-        Action::Respond(DirectResponse { status, body, headers }) => {
-            // Before what the rule changes in its answers.
-            route.response_headers_to_add.splice(0..0, headers.iter().map(set));
-            respond(*status, body)
-        }
+        Action::Respond(DirectResponse { status, body, .. }) => respond(*status, body),
     }
 }
 
@@ -231,7 +231,7 @@ fn forward(
         retry_policy: variant.policy(&rule.retry, limits.backend_request),
         cluster_not_found_response_code: ClusterNotFoundResponseCode::InternalServerError.into(),
         host_rewrite_specifier: rewrite.hostname.clone().map(HostRewriteSpecifier::HostRewriteLiteral),
-        cluster_specifier: Some(clusters(rule, backends)),
+        cluster_specifier: Some(clusters(backends)),
         ..Default::default()
     };
     leg.rewrite(&mut action);
@@ -239,43 +239,29 @@ fn forward(
 }
 
 /// The cluster of a share that cannot be served does not exist, which is answered with 500.
-///
-/// A backend's changes to headers come after its rule's. Envoy would apply them before the route's, so where a
-/// backend has any, those of the rule stand with each backend and not with the route.
-fn clusters(rule: &Rule, backends: &[Backend]) -> ClusterSpecifier {
-    let by_backend = changed_by_backend(&rule.action);
+fn clusters(backends: &[Backend]) -> ClusterSpecifier {
+    let unchanged = HeaderModifier::default();
+    let changes =
+        |backend: &Backend| backend.request_headers != unchanged || backend.response_headers != unchanged;
     if let [only] = backends
-        && !by_backend
+        && !changes(only)
     {
         return ClusterSpecifier::Cluster(only.port.to_string());
     }
     let clusters = backends.iter().map(|backend| {
-        let mut cluster = ClusterWeight {
+        let request = Changes::of(&backend.request_headers);
+        let response = Changes::of(&backend.response_headers);
+        ClusterWeight {
             name: if backend.usable { backend.port.to_string() } else { format!("invalid/{}", backend.port) },
             weight: Some(count(backend.weight)),
+            request_headers_to_add: request.add,
+            request_headers_to_remove: request.remove,
+            response_headers_to_add: response.add,
+            response_headers_to_remove: response.remove,
             ..Default::default()
-        };
-        if by_backend {
-            let request = Changes::of(&[&rule.request_headers, &backend.request_headers]);
-            cluster.request_headers_to_add = request.add;
-            cluster.request_headers_to_remove = request.remove;
-            let response = Changes::of(&[&rule.response_headers, &backend.response_headers]);
-            cluster.response_headers_to_add = response.add;
-            cluster.response_headers_to_remove = response.remove;
         }
-        cluster
     });
     ClusterSpecifier::WeightedClusters(WeightedCluster { clusters: clusters.collect(), ..Default::default() })
-}
-
-fn changed_by_backend(action: &Action) -> bool {
-    let unchanged = HeaderModifier::default();
-    match action {
-        Action::Forward { backends, .. } => backends
-            .iter()
-            .any(|backend| backend.request_headers != unchanged || backend.response_headers != unchanged),
-        Action::Redirect(_) | Action::Respond(_) | Action::Broken => false,
-    }
 }
 
 /// The port of the new address: as written; or the scheme's; or that of the called port. It is left out where
@@ -310,41 +296,31 @@ fn redirect_action(port: &Port, redirect: &RequestRedirect, leg: &Leg) -> Redire
     }
 }
 
+/// A direct response has its own headers before the rule changes any.
 fn change_headers(route: &mut Route, rule: &Rule) {
-    if changed_by_backend(&rule.action) {
-        return;
-    }
-    let request = Changes::of(&[&rule.request_headers]);
+    let own = match &rule.action {
+        Action::Respond(response) => response.headers.clone(),
+        Action::Forward { .. } | Action::Redirect(_) | Action::Broken => Vec::new(),
+    };
+    let own = HeaderModifier { set: own, ..Default::default() };
+    let request = Changes::of(&rule.request_headers);
+    let response = Changes::of(&merged(&own, &rule.response_headers));
     route.request_headers_to_add = request.add;
     route.request_headers_to_remove = request.remove;
-    let response = Changes::of(&[&rule.response_headers]);
     route.response_headers_to_add = response.add;
     route.response_headers_to_remove = response.remove;
 }
 
 /// What Envoy does: everything in `remove`, then everything in `add`, in order.
-#[derive(Default)]
 struct Changes {
     remove: Vec<String>,
     add: Vec<HeaderValueOption>,
 }
 
 impl Changes {
-    /// The changes of several modifiers, the first applied first. Each removes, then sets, then adds.
-    fn of(modifiers: &[&HeaderModifier]) -> Self {
-        let mut changes = Self::default();
-        for modifier in modifiers {
-            for name in &modifier.remove {
-                changes.add.retain(|option| {
-                    option.header.as_ref().is_none_or(|header| !header.key.eq_ignore_ascii_case(name))
-                });
-                changes.remove.push(name.clone());
-            }
-            let add =
-                modifier.add.iter().map(|header| change(header, HeaderAppendAction::AppendIfExistsOrAdd));
-            changes.add.extend(modifier.set.iter().map(set).chain(add));
-        }
-        changes
+    fn of(modifier: &HeaderModifier) -> Self {
+        let add = modifier.add.iter().map(|header| change(header, HeaderAppendAction::AppendIfExistsOrAdd));
+        Self { remove: modifier.remove.clone(), add: modifier.set.iter().map(set).chain(add).collect() }
     }
 }
 
@@ -366,9 +342,24 @@ fn change(header: &Header, append: HeaderAppendAction) -> HeaderValueOption {
     }
 }
 
-fn host(name: &str, domains: Vec<String>, routes: Vec<Vec<u8>>) -> Vec<u8> {
-    let host = VirtualHost { name: name.to_owned(), domains, ..Default::default() };
-    joined(&host, &HostRest { routes })
+/// The rules of the port, for requests that name one of these domains.
+fn rules_host(port: &Port, domains: Vec<String>) -> Vec<u8> {
+    let request = Changes::of(&port.routes.request_headers);
+    let response = Changes::of(&port.routes.response_headers);
+    let named = VirtualHost {
+        name: port.name.to_string(),
+        domains,
+        request_headers_to_add: request.add,
+        request_headers_to_remove: request.remove,
+        response_headers_to_add: response.add,
+        response_headers_to_remove: response.remove,
+        ..Default::default()
+    };
+    host(&named, routes(port))
+}
+
+fn host(host: &VirtualHost, routes: Vec<Vec<u8>>) -> Vec<u8> {
+    joined(host, &HostRest { routes })
 }
 
 fn configuration(port: &Port, name: &str, virtual_hosts: Vec<Vec<u8>>) -> Vec<u8> {

@@ -133,3 +133,21 @@ fn answers_are_kept_until_the_next() {
     registry.apply(id, vec![Change::Forgotten(Cluster, "x".into())]);
     assert_eq!(nodes(&registry, Cluster, "x").len(), 0);
 }
+
+#[test]
+fn a_client_in_panic_touches_its_clusters_when_it_begins_and_when_it_ends() {
+    let mut registry = Registry::default();
+    let (id, _) = subscribed(&mut registry, "shop/a", "shop/b:80");
+    registry.take_touched();
+    let told = |registry: &mut Registry, clusters: &[&str]| {
+        let clusters = clusters.iter().map(|name| Arc::from(*name)).collect();
+        registry.apply(id, vec![Change::Panicking(clusters)]);
+        registry.take_touched()
+    };
+    assert_eq!(told(&mut registry, &["shop/b:80"]), [(Cluster, "shop/b:80".into())].into());
+    let subscribers = registry.subscribers(Cluster, "shop/b:80");
+    assert_eq!(subscribers[0].stream.panicking.iter().map(|name| &**name).collect::<Vec<_>>(), ["shop/b:80"]);
+    let both = [(Cluster, "shop/b:80".into()), (Cluster, "shop/c:80".into())].into();
+    assert_eq!(told(&mut registry, &["shop/c:80"]), both);
+    assert_eq!(told(&mut registry, &[]), [(Cluster, "shop/c:80".into())].into());
+}

@@ -58,7 +58,7 @@ impl Session {
     /// Delta: what changed, and what is gone.
     fn compose_delta(&mut self, catalog: &impl Catalog, kind: ResourceKind) -> Option<DeltaResponse> {
         let waits = self.additions_wait(catalog, kind);
-        let mut room = self.limits.response_bytes;
+        let mut room = Room::new(self.limits.response_bytes);
         let mut resources = Vec::new();
         let mut removed = Vec::new();
         let mut fresh = false;
@@ -72,22 +72,22 @@ impl Session {
                 continue;
             }
             let had = held.is_some_and(|held| held.version.is_some());
+            if current.is_none() && !had && due != Due::Asked && !self.peek(kind).names.contains(&name) {
+                continue; // Only the wildcard might have covered it, and the client never had it.
+            }
             let later = match &current {
-                Some(_) => room == 0 || waits && due == Due::Pushed,
+                Some(_) => waits && due == Due::Pushed,
                 None => had && self.removal_waits(kind, due),
             };
-            if later {
+            if later || !room.takes(&name, current.as_ref()) {
                 self.subscription(kind).dirty.insert(name, due);
                 continue;
             }
             match current {
                 Some(resource) => {
-                    room = room.saturating_sub(resource.any.len());
                     fresh |= !had;
                     resources.push(resource);
                 }
-                // A name that only the wildcard might have covered and that the client never had.
-                None if !had && !self.peek(kind).names.contains(&name) && due != Due::Asked => {}
                 None => removed.push(name),
             }
         }
@@ -150,6 +150,7 @@ impl Session {
     /// nothing.
     fn compose_some(&mut self, catalog: &impl Catalog, kind: ResourceKind) -> Option<StateResponse> {
         let waits = self.additions_wait(catalog, kind);
+        let mut room = Room::new(self.limits.response_bytes);
         let mut resources = Vec::new();
         let mut fresh = false;
         for (name, due) in std::mem::take(&mut self.subscription(kind).dirty) {
@@ -165,11 +166,12 @@ impl Session {
             if due != Due::Asked && had == Some(&current.version) {
                 continue;
             }
-            if waits && due == Due::Pushed {
+            let fresh_one = had.is_none();
+            if waits && due == Due::Pushed || !room.takes(&name, Some(&current)) {
                 self.subscription(kind).dirty.insert(name, due);
                 continue;
             }
-            fresh |= had.is_none();
+            fresh |= fresh_one;
             resources.push(current);
         }
         let answer = std::mem::take(&mut self.subscription(kind).answer);
@@ -250,6 +252,33 @@ impl Session {
         subscription.in_flight = Some(Flight { nonce: nonce.clone(), names, fresh });
         self.changes.extend(forgotten);
         nonce
+    }
+}
+
+/// What still fits into a response; the rest follows when that is answered. Only a resource that is larger
+/// than a whole response makes one that is.
+struct Room {
+    left: usize,
+    empty: bool,
+}
+
+impl Room {
+    /// Type URL, version, and the frames around them.
+    const AROUND: usize = 160;
+
+    fn new(bytes: usize) -> Self {
+        Self { left: bytes, empty: true }
+    }
+
+    /// Takes a name with its resource, if there is room.
+    fn takes(&mut self, name: &str, resource: Option<&Arc<Resource>>) -> bool {
+        let bytes = name.len() + resource.map_or(8, |resource| resource.any.len() + Self::AROUND);
+        let taken = self.empty || bytes <= self.left;
+        if taken {
+            self.left = self.left.saturating_sub(bytes);
+            self.empty = false;
+        }
+        taken
     }
 }
 

@@ -1,9 +1,13 @@
 //! What a stranger may send at most, and what a refused one is told.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use envoy_types::pb::envoy::config::core::v3::Node;
 use envoy_types::pb::google::protobuf::value::Kind;
+use envoy_types::pb::google::protobuf::{Struct, Value};
+
+use crate::xds::resource::METADATA;
 
 /// The bounds of one stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,8 +16,9 @@ pub struct Limits {
     pub names: usize,
     /// Bytes of one name.
     pub name_bytes: usize,
-    /// Bytes of resources in one delta response; the rest follows when that is answered. gRPC's
-    /// default limit for a message received is 4 MiB.
+    /// Bytes of one response, unless one resource alone has more; the rest follows when that is
+    /// answered. gRPC's default limit for a message received is 4 MiB. Listeners and clusters in state
+    /// of the world cannot be told in parts.
     pub response_bytes: usize,
 }
 
@@ -86,17 +91,36 @@ impl Limits {
         reason = "checked to be a whole number"
     )]
     pub(super) fn stream_number(node: &Node) -> Option<u64> {
-        let ours = node.metadata.as_ref()?.fields.get("fairlead.dev")?.kind.as_ref()?;
-        let Kind::StructValue(ours) = ours else { return None };
-        let Kind::NumberValue(number) = ours.fields.get("stream")?.kind.as_ref()? else { return None };
+        let Kind::NumberValue(number) = ours(node)?.fields.get("stream")?.kind.as_ref()? else { return None };
         // The whole numbers that an f64 has without gaps.
         (number.fract() == 0.0 && (1.0..=9_007_199_254_740_992.0).contains(number)).then_some(*number as u64)
+    }
+
+    /// What a sidecar reports in the metadata of its node: its clusters in panic, at most so many as it may
+    /// name; none: it does not say.
+    pub(super) fn panicking(&self, node: &Node) -> Option<Arc<[Arc<str>]>> {
+        const CLUSTERS: usize = 64;
+        let text = |value: &Value| match &value.kind {
+            Some(Kind::StringValue(name)) if name.len() <= self.name_bytes => Some(Arc::from(name.as_str())),
+            _ => None,
+        };
+        let Some(Kind::ListValue(list)) = &ours(node)?.fields.get("panicking")?.kind else { return None };
+        let names: BTreeSet<Arc<str>> = list.values.iter().take(CLUSTERS).filter_map(text).collect();
+        Some(names.into_iter().collect())
     }
 
     /// A client's own words, as much of them as is kept.
     pub(super) fn shorten<'a>(&self, message: &'a str) -> &'a str {
         const MESSAGE_BYTES: usize = 2048; // A few resources' worth of Envoy's reasons.
         message.get(..floor(message, MESSAGE_BYTES)).unwrap_or_default()
+    }
+}
+
+/// What of the node's metadata is for us.
+fn ours(node: &Node) -> Option<&Struct> {
+    match node.metadata.as_ref()?.fields.get(METADATA)?.kind.as_ref()? {
+        Kind::StructValue(ours) => Some(ours),
+        _ => None,
     }
 }
 

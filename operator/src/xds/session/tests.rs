@@ -7,6 +7,8 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 
 use envoy_types::pb::envoy::config::core::v3::Node;
+use envoy_types::pb::google::protobuf::value::Kind;
+use envoy_types::pb::google::protobuf::{ListValue, Struct, Value};
 
 use super::*;
 use ResourceKind::{Cluster, Endpoints, Listener, Route};
@@ -469,7 +471,7 @@ fn a_long_list_goes_out_in_pieces() {
     let names: Vec<String> = (0..10).map(|n| format!("cluster-{n}")).collect();
     let resources: Vec<_> = names.iter().map(|name| (Cluster, name.as_str(), "1")).collect();
     let mut talk = Talk::delta(&resources);
-    talk.session = Session::new(Protocol::Delta, Limits { response_bytes: 40, ..Limits::default() });
+    talk.session = Session::new(Protocol::Delta, Limits { response_bytes: 800, ..Limits::default() });
     talk.subscribe(Cluster, &["*"]);
     let mut pieces = Vec::new();
     while let Some((kind, names, nonce)) = talk.next() {
@@ -477,6 +479,80 @@ fn a_long_list_goes_out_in_pieces() {
         talk.sends_nothing().ack(kind, &nonce);
     }
     assert_eq!(pieces, [4, 4, 2]);
+}
+
+#[test]
+fn what_a_sidecar_reports_with_its_node_is_told_on_and_asks_for_nothing() {
+    let reporting = |clusters: &[&str]| {
+        let ours = serde_json::json!({"fairlead.dev": {"panicking": clusters}});
+        Node { metadata: Some(structure(&ours)), ..node() }
+    };
+    let report = |node: Node| DeltaDiscoveryRequest { node: Some(node), ..delta(Cluster) };
+    let reported = |talk: &mut Talk| -> Vec<Vec<String>> {
+        let changes = talk.changes().into_iter().filter_map(|change| match change {
+            Change::Panicking(clusters) => Some(clusters.iter().map(ToString::to_string).collect()),
+            _ => None,
+        });
+        changes.collect()
+    };
+    let mut talk = Talk::delta(&[(Cluster, "a", "1"), (Cluster, "b", "1")]);
+    talk.subscribe(Cluster, &["a"]).passes(Cluster, &["a@1"]);
+    assert!(reported(&mut talk).is_empty());
+    talk.session.delta(report(reporting(&["b", "a", "a"]))).unwrap();
+    assert_eq!(reported(&mut talk), [["a", "b"]]);
+    talk.sends_nothing();
+    talk.session.delta(report(reporting(&["a", "b"]))).unwrap();
+    talk.session.delta(report(node())).unwrap();
+    assert!(reported(&mut talk).is_empty(), "nothing new, and nothing said");
+    talk.session.delta(report(reporting(&[]))).unwrap();
+    assert_eq!(reported(&mut talk), [[""; 0]]);
+    talk.put(Cluster, "a", "2").passes(Cluster, &["a@2"]);
+    let many: Vec<String> = (0..1000).map(|n| n.to_string()).collect();
+    talk.session.delta(report(reporting(&many.iter().map(String::as_str).collect::<Vec<_>>()))).unwrap();
+    assert_eq!(reported(&mut talk)[0].len(), 64);
+}
+
+/// JSON as protobuf has it.
+fn structure(value: &serde_json::Value) -> Struct {
+    fn convert(value: &serde_json::Value) -> Value {
+        let kind = match value {
+            serde_json::Value::String(text) => Kind::StringValue(text.clone()),
+            serde_json::Value::Array(values) => {
+                Kind::ListValue(ListValue { values: values.iter().map(convert).collect() })
+            }
+            other => Kind::StructValue(structure(other)),
+        };
+        Value { kind: Some(kind) }
+    }
+    let fields = value.as_object().unwrap().iter();
+    Struct { fields: fields.map(|(name, value)| (name.clone(), convert(value))).collect() }
+}
+
+#[test]
+fn a_resource_that_is_larger_than_a_response_travels_alone() {
+    let long = "1".repeat(1000);
+    let resources = [(Endpoints, "a", "1"), (Endpoints, "b", long.as_str()), (Endpoints, "c", "1")];
+    let limits = Limits { response_bytes: 800, ..Limits::default() };
+    let large = format!("b@{long}");
+    let mut talk = Talk::delta(&resources);
+    talk.session = Session::new(Protocol::Delta, limits);
+    talk.subscribe(Endpoints, &["a", "b", "c"]).passes(Endpoints, &["a@1", "c@1"]);
+    talk.passes(Endpoints, &[&large]).sends_nothing();
+    // Endpoints and routes go out in pieces in state of the world, too.
+    let mut talk = Talk::state(&resources);
+    talk.session = Session::new(Protocol::State, limits);
+    talk.ask(Endpoints, &["b"], "", "");
+    let nonce = talk.sends(Endpoints, &[&large]);
+    talk.ask(Endpoints, &["b", "a", "c"], "v", &nonce);
+    let nonce = talk.sends(Endpoints, &["a@1", "c@1"]);
+    let nonce = talk
+        .put(Endpoints, "b", &format!("{long}2"))
+        .ask(Endpoints, &["a", "b", "c"], "v", &nonce)
+        .sends(Endpoints, &[&format!("{large}2")]);
+    talk.ask(Endpoints, &["a", "b", "c"], "v", &nonce).sends_nothing();
+    talk.put(Endpoints, "a", "2").put(Endpoints, "b", &long).put(Endpoints, "c", "2");
+    let nonce = talk.sends(Endpoints, &["a@2", "c@2"]);
+    talk.ask(Endpoints, &["a", "b", "c"], "v", &nonce).sends(Endpoints, &[&large]);
 }
 
 #[test]

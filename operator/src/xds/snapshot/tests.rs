@@ -631,7 +631,9 @@ fn weights_filters_and_shares_that_cannot_be_served() {
 - {name: none, matches: [{path: {type: Exact, value: /none}}], backendRefs: [{name: gone, port: 9080}]}",
     );
     let route = &routes[0];
-    assert!(route.request_headers_to_add.is_empty() && route.response_headers_to_add.is_empty());
+    assert!(route.request_headers_to_add.is_empty());
+    assert_eq!(route.request_headers_to_remove, ["x-debug"]);
+    assert_eq!(route.response_headers_to_add[0].header.as_ref().unwrap().key, "x-by");
     let action = forward(route);
     assert_eq!(
         action.host_rewrite_specifier,
@@ -655,15 +657,46 @@ fn weights_filters_and_shares_that_cannot_be_served() {
     };
     let one = |name: &str, value: &str, action, empty| (name.to_owned(), value.to_owned(), action, empty);
     assert_eq!(set(1), [one("x-route", "100%%", 2, false), one("x-a", "", 0, true)]);
-    assert_eq!(set(0), [one("x-route", "100%%", 2, false), one("x-route", "v2", 2, false)]);
-    assert_eq!(weighted.clusters[0].request_headers_to_remove, ["x-debug", "X-A"]);
-    assert_eq!(weighted.clusters[1].request_headers_to_remove, ["x-debug"]);
-    assert_eq!(weighted.clusters[1].response_headers_to_add.len(), 1);
+    assert_eq!(set(0), [one("x-route", "v2", 2, false)]);
+    assert_eq!(weighted.clusters[0].request_headers_to_remove, ["X-A"]);
+    assert!(weighted.clusters[1].request_headers_to_remove.is_empty());
+    assert!(weighted.clusters[1].response_headers_to_add.is_empty());
     for route in &routes[1..] {
         let Some(route::Action::DirectResponse(response)) = &route.action else { panic!("{route:?}") };
         assert_eq!(response.status, 500);
     }
     assert_eq!(routes.len(), 3);
+}
+
+#[test]
+fn header_changes_that_all_rules_have_in_common_stand_once() {
+    let yaml = "
+kind: ServiceRoute
+metadata: {name: r}
+spec:
+  parentRefs: [{name: reviews}]
+  rules:
+  - matches: [{path: {value: /a}}, {path: {value: /b}}]
+    filters:
+    - {type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: x-by, value: all}]}}
+    - {type: ResponseHeaderModifier, responseHeaderModifier: {remove: [x-secret]}}
+    backendRefs: [{name: reviews, port: 9080}]
+  - filters:
+    - {type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: x-by, value: all}]}}
+    - {type: DirectResponse, directResponse: {status: 200, headers: [{name: x-secret, value: '1'}]}}
+";
+    let configuration: RouteConfiguration =
+        decoded(&snapshot(&shop(yaml)), ResourceKind::Route, "shop/reviews:9080");
+    let [host] = <[_; 1]>::try_from(configuration.virtual_hosts).unwrap();
+    assert_eq!(host.request_headers_to_add[0].header.as_ref().unwrap().key, "x-by");
+    assert!(host.response_headers_to_remove.is_empty(), "the second rule does not remove it");
+    assert_eq!(host.routes.len(), 5);
+    for route in &host.routes {
+        assert!(route.request_headers_to_add.is_empty());
+        let responds = matches!(route.action, Some(route::Action::DirectResponse(_)));
+        assert_eq!(route.response_headers_to_add.len(), usize::from(responds));
+        assert_eq!(route.response_headers_to_remove.len(), usize::from(!responds));
+    }
 }
 
 #[test]
@@ -778,18 +811,19 @@ fn limits_travel_in_the_metadata_of_inbound_listeners() {
         ours(listener.metadata.as_ref()),
         json!({
             "services": ["shop/ratings:9080", "shop/reviews-v2:9080"],
+            "policies": [policy],
             "targets": {
                 "shop/ratings:9080": [],
                 "shop/reviews-v2:9080": [],
                 "shop/reviews:9080": [],
-                "shop/reviews:9080#canary": [policy],
+                "shop/reviews:9080#canary": ["shop/orders"],
             },
         })
     );
     let other = self::listener(&snapshot, "inbound/10.244.3.1:9080");
     assert_eq!(
         ours(other.metadata.as_ref()),
-        json!({"services": ["shop/ratings:9080"], "targets": {"shop/ratings:9080": []}})
+        json!({"services": ["shop/ratings:9080"], "policies": [], "targets": {"shop/ratings:9080": []}})
     );
 }
 

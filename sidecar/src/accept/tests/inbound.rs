@@ -30,7 +30,8 @@ pub fn limited(requests: u32) -> InboundSettings {
         }],
         response: ResponseSettings { status: 429, body: "slow down".into(), headers: Vec::new() },
     };
-    InboundSettings { services: vec![NAME.into()], targets: HashMap::from([(NAME.into(), vec![policy])]) }
+    let targets = HashMap::from([(NAME.into(), vec![policy.name.clone()])]);
+    InboundSettings { services: vec![NAME.into()], policies: vec![policy], targets }
 }
 
 #[tokio::test]

@@ -424,12 +424,15 @@ fn limits_of_an_endpoint_are_put_in_force_by_its_address() {
 #[test]
 fn limits_that_are_enforced_make_an_undeclared_port_http() {
     let settings = |shadow: bool| -> InboundSettings {
-        serde_json::from_value(serde_json::json!({"services": ["shop/a:80"], "targets": {"shop/a:80": [{
+        let policy = serde_json::json!({
             "name": "shop/a",
             "shadow": shadow,
             "limits": [{"name": "few", "requests": 1, "perMs": 1000, "burst": 1, "algorithm": "TokenBucket"}],
             "response": {"status": 429},
-        }]}}))
+        });
+        serde_json::from_value(serde_json::json!({
+            "services": ["shop/a:80"], "policies": [policy], "targets": {"shop/a:80": ["shop/a"]},
+        }))
         .unwrap()
     };
     for (said, limits, wanted) in [

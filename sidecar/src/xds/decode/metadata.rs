@@ -8,7 +8,7 @@ use serde_json::{Map, Number};
 use super::Rejection;
 
 /// The key of our metadata.
-const KEY: &str = "fairlead.dev";
+pub const KEY: &str = "fairlead.dev";
 
 /// Our metadata as `T`; none when there is none.
 pub(super) fn ours<T: DeserializeOwned>(metadata: Option<Metadata>) -> Result<Option<T>, Rejection> {

@@ -498,3 +498,59 @@ proptest::proptest! {
         assert!(client.next_expiry().is_none());
     }
 }
+
+/// The clusters in panic that the node in a request names.
+fn panicking(request: &DeltaDiscoveryRequest) -> Vec<String> {
+    let ours = &request.node.as_ref().unwrap().metadata.as_ref().unwrap().fields["fairlead.dev"];
+    let Some(value::Kind::StructValue(ours)) = &ours.kind else { panic!("{ours:?}") };
+    let Some(value::Kind::ListValue(list)) = &ours.fields["panicking"].kind else { panic!("{ours:?}") };
+    let text = |value: &Value| match &value.kind {
+        Some(value::Kind::StringValue(text)) => text.clone(),
+        other => panic!("{other:?}"),
+    };
+    list.values.iter().map(text).collect()
+}
+
+#[test]
+fn panic_is_told_once_a_change_and_again_on_a_new_stream() {
+    let mut subscription = clusters(&["a", "b"]);
+    assert!(!subscription.panic(names(&[])));
+    assert!(!subscription.has_request());
+    assert!(subscription.panic(names(&["a"])));
+    let request = subscription.request(start()).unwrap();
+    assert_eq!((short(&request).as_str(), panicking(&request)), ("Cluster node", vec!["a".to_owned()]));
+    assert!(!subscription.panic(names(&["a"])));
+    assert!(!subscription.has_request() && subscription.request(start()).is_none());
+    // With what is sent anyway.
+    subscription.panic(names(&["a", "b"]));
+    subscription.want(Kind::Cluster, names(&["a", "b", "c"]));
+    let request = subscription.request(start()).unwrap();
+    assert_eq!((short(&request).as_str(), panicking(&request).len()), ("Cluster node +c", 2));
+    assert!(!subscription.has_request());
+
+    subscription.closed();
+    subscription.panic(names(&["b"]));
+    assert!(!subscription.has_request());
+    subscription.opened(node());
+    let request = subscription.request(start()).unwrap();
+    assert_eq!(
+        (short(&request).as_str(), panicking(&request)),
+        ("Cluster node +a +b +c", vec!["b".to_owned()])
+    );
+    subscription.panic((0..100).map(|n| Arc::from(format!("c{n}"))).collect());
+    assert_eq!(panicking(&subscription.request(start()).unwrap()).len(), MAX_PANICKING);
+}
+
+#[test]
+fn panic_alone_asks_for_nothing() {
+    let mut subscription = Subscription::default();
+    subscription.opened(node());
+    subscription.panic(names(&["a"]));
+    assert!(!subscription.has_request(), "a first request that names nothing asks for everything");
+    subscription.want(Kind::Listener, names(&["l"]));
+    assert_eq!(sent(&mut subscription), ["Listener node +l"]);
+    subscription.panic(names(&[]));
+    assert_eq!(sent(&mut subscription), [""; 0], "no cluster was asked for yet");
+    subscription.want(Kind::Cluster, names(&["a"]));
+    assert_eq!(sent(&mut subscription), ["Cluster node +a"]);
+}

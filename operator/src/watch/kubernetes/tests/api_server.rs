@@ -34,6 +34,8 @@ pub(super) struct ApiServer {
 impl ApiServer {
     pub(super) async fn start() -> Self {
         let shared = Arc::new(Shared::default());
+        // Most clusters do not have this kind.
+        shared.failing.lock().unwrap().insert("referencegrants".to_owned(), 404);
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let pages = Router::new().fallback(answer).with_state(shared.clone());
@@ -66,7 +68,7 @@ impl ApiServer {
         self.shared.released.notify_waiters();
     }
 
-    /// Lists and watches of this plural answer so; 200: as they should.
+    /// Lists and watches of this plural, or of a version of it, answer so; 200: as they should.
     pub(super) fn fail(&self, plural: &str, status: u16) {
         self.shared.failing.lock().unwrap().insert(plural.to_owned(), status);
     }
@@ -98,7 +100,12 @@ async fn answer(
     Query(query): Query<BTreeMap<String, String>>,
 ) -> Response {
     let plural = uri.path().rsplit('/').next().unwrap().to_owned();
-    let failing = shared.failing.lock().unwrap().get(&plural).copied().unwrap_or(200);
+    let versioned = uri.path().rsplitn(3, '/').take(2).collect::<Vec<_>>().join("/");
+    let versioned = versioned.split_once('/').map(|(plural, version)| format!("{version}/{plural}")).unwrap();
+    let failing = {
+        let failing = shared.failing.lock().unwrap();
+        failing.get(&versioned).or_else(|| failing.get(&plural)).copied().unwrap_or(200)
+    };
     if failing != 200 {
         let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
                             "message": "made to fail", "reason": "NotFound", "code": failing});
