@@ -1,13 +1,12 @@
 //! The operator dies, leaves, comes back late: calls go on, and what changed meanwhile arrives.
 
-use std::fs::OpenOptions;
-use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use fairlead_tests::backend::Backend;
 use fairlead_tests::client::{Call, get};
 use fairlead_tests::load::Load;
+use fairlead_tests::manifest;
 use fairlead_tests::program::Program;
 use fairlead_tests::until::{answers, holds};
 use fairlead_tests::world::{Sidecar, SidecarFlags, World};
@@ -117,22 +116,21 @@ async fn one_that_leaves_when_asked_takes_nothing_with_it() {
     running.ends_without_a_failed_call().await;
 }
 
-/// A file whose content comes later, as from a slow disk: a FIFO is read when somebody writes to it.
+/// A source that takes its time: so much is in it that reading takes seconds.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_whose_source_answers_late_removes_nothing() {
+    const MANY: usize = 20_000;
     let mut running = running().await;
     running.world.operator.as_mut().unwrap().program.kill();
-    let file = running.world.source.join("shop.reviews.endpoints.yaml");
-    let content = std::fs::read_to_string(&file).unwrap();
-    std::fs::remove_file(&file).unwrap();
-    rustix::fs::mknodat(
-        rustix::fs::CWD,
-        &file,
-        rustix::fs::FileType::Fifo,
-        rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
-        0,
-    )
-    .unwrap();
+    for file in 0..MANY / 1_000 {
+        let mut others = String::new();
+        for number in file * 1_000..(file + 1) * 1_000 {
+            let address = format!("10.{}.{}.{}", 100 + number / 62_500, number / 250 % 250, number % 250 + 1);
+            let name = format!("other-{number}");
+            others += &format!("{}---\n", manifest::service("shop", &name, &address, 9080, "http"));
+        }
+        running.world.apply(&format!("others-{file}"), &others);
+    }
 
     let again = running.start_again();
     let (metrics, xds) = (running.world.operator().metrics, running.world.operator().xds);
@@ -144,15 +142,6 @@ async fn one_whose_source_answers_late_removes_nothing() {
     assert!(tokio::net::TcpStream::connect(xds).await.is_err(), "xDS is bound before the source was read");
     assert!(!running.connected().await);
 
-    // It opens when the operator reads; and the next reader finds a file.
-    let writing = file.clone();
-    let mut slow = tokio::task::spawn_blocking(move || OpenOptions::new().write(true).open(writing))
-        .await
-        .unwrap()
-        .unwrap();
-    running.world.apply("shop.reviews.endpoints", &content);
-    slow.write_all(content.as_bytes()).unwrap();
-    drop(slow);
     answers("it is ready", metrics, "/readyz").await;
     holds("the sidecar is connected again", || async { running.connected().await }).await;
     running.calls(200).await;
