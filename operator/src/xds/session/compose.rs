@@ -226,11 +226,15 @@ impl Session {
         let keeps_bytes = self.protocol == Protocol::State && kind == ResourceKind::Cluster;
         let subscription = self.subscription(kind);
         let mut names = Vec::with_capacity(resources.len() + removed.len());
+        let mut anew = Vec::new();
         for resource in resources {
             let unchanged = subscription.held.get(&resource.name).is_some_and(|held| {
                 held.standing == Standing::Acked && held.version.as_ref() == Some(&resource.version)
             });
             if !unchanged {
+                if subscription.version(&resource.name).is_some() {
+                    anew.push(resource.name.clone());
+                }
                 let kept = keeps_bytes.then(|| resource.clone());
                 subscription
                     .held
@@ -251,7 +255,20 @@ impl Session {
         subscription.last_nonce.clone_from(&nonce);
         subscription.in_flight = Some(Flight { nonce: nonce.clone(), names, fresh });
         self.changes.extend(forgotten);
+        if kind == ResourceKind::Cluster {
+            self.endpoints_again(anew);
+        }
         nonce
+    }
+
+    /// Envoy makes a cluster anew when its settings change, and the new one waits for its endpoints (15 seconds,
+    /// unless told otherwise), also when they have not changed and it does not ask for them again.
+    fn endpoints_again(&mut self, clusters: Vec<Arc<str>>) {
+        for name in clusters {
+            if self.endpoints.names.contains(&name) {
+                self.endpoints.dirty.insert(name, Due::Asked);
+            }
+        }
     }
 }
 
