@@ -313,9 +313,13 @@ impl Client {
     /// A call with one message, to its end.
     pub async fn call(&self, method: &str, timeout: &str, message: &[u8]) -> Result<Reply> {
         let mut call = self.begin(method, timeout).await?;
-        call.send(message).await?;
-        call.finish()?;
-        call.end().await
+        // Who wants no more of a request resets its rest, and has answered.
+        let sent = call.send(message).await.and_then(|()| call.finish());
+        let reply = call.end().await;
+        if reply.is_err() {
+            sent?;
+        }
+        reply
     }
 }
 
