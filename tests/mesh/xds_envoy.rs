@@ -104,7 +104,9 @@ async fn ejects_and_takes_back(demo: &Demo, envoy: &Envoy, address: SocketAddr) 
     demo.reviews[0].set(Behaviour::Status(503));
     let met = count(address, 60, Call::get("/info")).await;
     let ejected = Instant::now();
-    assert_eq!(met.get("503"), Some(&5), "five errors, then none: {met:?}");
+    // Envoy ejects on another thread than it calls on, so some calls more may meet it; without an ejection, 20 would.
+    let errors = met.get("503").copied().unwrap_or(0);
+    assert!((5..15).contains(&errors), "five errors, then none: {met:?}");
     let stats = envoy.stats("outlier_detection.ejections_enforced_total").await;
     assert_eq!(stats.values().sum::<u64>(), 1, "{stats:?}");
     demo.reviews[0].set(Behaviour::Ok);
