@@ -3,6 +3,7 @@
 
 mod capture;
 mod crds;
+mod identity;
 mod inject;
 mod policies;
 mod redirect;

@@ -39,7 +39,9 @@ impl Operator {
             add("--source", source.display().to_string());
         }
         // Sidecars of these tests are programs beside it, not pods: they have no tokens.
-        add("--identity", "none".to_owned());
+        if !more.contains(&"--identity") {
+            add("--identity", "none".to_owned());
+        }
         add("--xds-listen", xds.to_string());
         add("--admin-listen", admin.to_string());
         add("--metrics-listen", metrics.to_string());
