@@ -4,6 +4,7 @@
 mod capture;
 mod crds;
 mod identity;
+mod ha;
 mod inject;
 mod policies;
 mod redirect;
