@@ -54,7 +54,11 @@ pub async fn run(
         let reporting = async {
             let status = report(address, &replica, said.clone(), peers.as_ref()).await;
             let why = status.message();
-            tracing::info!(%address, code = ?status.code(), why, "the holder of the lease takes no report; will be tried again");
+            if wait == FIRST_WAIT {
+                tracing::info!(%address, code = ?status.code(), why, "the holder of the lease takes no report; will be tried again");
+            } else {
+                tracing::debug!(%address, code = ?status.code(), why, "the holder of the lease still takes no report");
+            }
             if started.elapsed() >= LONGEST_WAIT {
                 return FIRST_WAIT;
             }
