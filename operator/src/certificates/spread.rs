@@ -1,7 +1,8 @@
 //! Who has to be told of the bundle: pure decisions about what the watches see.
 //!
-//! Nobody is written to in a hurry twice: who refuses, or changes back what we wrote, is written to with
-//! growing delays, and who refuses for an hour is no longer waited for.
+//! Nobody is told the same in a hurry twice: who refuses, or changes back what we wrote, is written to with
+//! growing delays, and who refuses for an hour is no longer waited for. Another bundle, or a label that came
+//! or went, is another matter and begins at once.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -85,8 +86,10 @@ pub(super) struct Spread {
     carried: Option<Carried>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Tries {
+    /// What it is about; `None`: that nothing should be there.
+    wanted: Option<Bundle>,
     count: u32,
     first: Timestamp,
     last: Timestamp,
@@ -103,7 +106,14 @@ impl Spread {
     /// What is due now.
     pub(super) fn round(&mut self, sight: Sight<'_>, bundle: &Bundle, now: Timestamp) -> Round {
         let wrong = wrong(sight, bundle);
-        self.tries.retain(|place, tries| wrong.contains_key(place) || now < after(tries.last, LONGEST));
+        let wanted = |place: &Place| match place {
+            Place::Namespace(name) if !sight.namespaces.contains_key(name) => None,
+            _ => Some(bundle),
+        };
+        self.tries.retain(|place, tries| {
+            let lately = wrong.contains_key(place) || now < after(tries.last, LONGEST);
+            lately && tries.wanted.as_ref() == wanted(place)
+        });
         let open = |place: &Place| {
             let given_up = |tries: &Tries| now >= after(tries.first, PATIENCE);
             !self.tries.get(place).is_some_and(given_up)
@@ -127,7 +137,8 @@ impl Spread {
         }
         for (place, _) in &round.writes {
             let tries = self.tries.entry(place.clone());
-            let tries = tries.or_insert(Tries { count: 0, first: now, last: now });
+            let first = || Tries { wanted: wanted(place).cloned(), count: 0, first: now, last: now };
+            let tries = tries.or_insert_with(first);
             (tries.count, tries.last) = (tries.count + 1, now);
         }
         if let Some(next) =
@@ -284,6 +295,16 @@ mod tests {
         }
         assert_eq!(writes[..7], [0, 2, 6, 14, 30, 62, 122]);
         assert!(writes.len() < 17, "{writes:?}");
+        // Another bundle is another matter.
+        cluster.copies.insert("shop".into(), Copy { ours: true, ..Copy::default() });
+        cluster.round(&bundle, at(601));
+        let other = self::bundle(2);
+        assert_eq!(cluster.round(&other, at(601)).writes, [(place("shop"), Write::Put)]);
+        assert_eq!(cluster.round(&other, at(602)).writes, []);
+        cluster.namespaces.clear();
+        assert_eq!(cluster.round(&other, at(602)).writes, [(place("shop"), Write::Delete(None))]);
+        cluster.namespaces.insert("shop".into(), false);
+        cluster.copies.clear();
         // Quiet for a while: forgotten.
         cluster.obey(&bundle, at(1000));
         assert_eq!(cluster.round(&bundle, at(1100)).writes, []);
