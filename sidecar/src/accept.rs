@@ -134,24 +134,28 @@ async fn accept_until_closing(
             accepted = listener.accept() => accepted,
             () = &mut closing => break,
         };
-        match accepted {
-            Ok((stream, peer)) => take_in(stream, peer),
-            Err(error) => not_accepted(&error).await,
+        if let Some((stream, peer)) = or_pause(accepted).await {
+            take_in(stream, peer);
         }
     }
     while let Some(accepted) = futures::FutureExt::now_or_never(listener.accept()) {
-        match accepted {
-            Ok((stream, peer)) => take_in(stream, peer),
-            Err(error) => not_accepted(&error).await,
+        if let Some((stream, peer)) = or_pause(accepted).await {
+            take_in(stream, peer);
         }
     }
 }
 
-async fn not_accepted(error: &io::Error) {
-    if error.kind() != io::ErrorKind::ConnectionAborted {
-        tracing::warn!(%error, "accepting a connection");
-        tokio::time::sleep(OUT_OF_FILES).await;
+/// None: the caller has left already, or the process is out of files, and the next accept would fail as well.
+async fn or_pause(accepted: io::Result<(TcpStream, SocketAddr)>) -> Option<(TcpStream, SocketAddr)> {
+    match accepted {
+        Ok(connection) => return Some(connection),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+        Err(error) => {
+            tracing::warn!(%error, "accepting a connection");
+            tokio::time::sleep(OUT_OF_FILES).await;
+        }
     }
+    None
 }
 
 /// A caller's connection.

@@ -165,7 +165,6 @@ async fn follow(
     let idle = sending.limits.times.idle;
     let Answered { mut response, mut held, deadline } = answered?;
     response.headers_mut().remove(UNPROCESSED);
-    response.headers_mut().remove(NO_RETRY);
     route.apply_response(response.headers_mut(), backend);
     held.in_flight = Some(in_flight);
     Ok((response, held, Times { deadline, idle }))
@@ -225,14 +224,15 @@ impl Sending<'_> {
             if upload.is_broken() {
                 return Err(upload.failure());
             }
+            let marked = |answered: &mut Answered| answered.response.headers_mut().remove(NO_RETRY).is_some();
+            if result.as_mut().is_ok_and(marked) {
+                self.above.spent();
+                attempts.forbid(NoRetry::SpentBelow);
+            }
             let ended = match &result {
                 Ok(answered) => answered.ended(),
                 Err((failure, _)) => Ended::Failed(failure),
             };
-            if result.as_ref().is_ok_and(|answered| answered.response.headers().contains_key(NO_RETRY)) {
-                self.above.spent();
-                attempts.forbid(NoRetry::SpentBelow);
-            }
             let decided = attempts.after(ended, upload.is_replayable(), now(), budget);
             // What the endpoint answered counts, whether or not the caller gets to see it.
             if let Ok(answered) = &mut result {

@@ -6,15 +6,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use anyhow::{Context, Result, ensure};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use crate::client::{Answer, Call, Http1};
+use crate::until::LIMIT;
 
 /// No load lasts longer than this, whatever becomes of its test.
 const END: Duration = Duration::from_secs(60);
 
 /// What came of one call: its answer, or how the connection failed.
-pub type Outcome = Result<Answer, String>;
+pub type Outcome = std::result::Result<Answer, String>;
 
 /// Makes the n-th call of a load.
 pub type Make = Arc<dyn Fn(usize) -> Call + Send + Sync>;
@@ -47,6 +51,22 @@ pub async fn burst(
     let mut outcomes: Vec<_> = all.into_iter().flatten().collect();
     outcomes.sort_by_key(|(number, _)| *number);
     outcomes.into_iter().map(|(_, outcome)| outcome).collect()
+}
+
+/// Sends a megabyte of every byte there is to an echo, and then the end: an error unless the same comes back.
+pub async fn there_and_back(stream: TcpStream) -> Result<()> {
+    let sent: Vec<u8> = (0..1 << 20).map(|at: u32| at.wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect();
+    let (mut read, mut write) = stream.into_split();
+    let copy = sent.clone();
+    let sending = tokio::spawn(async move {
+        write.write_all(&copy).await?;
+        write.shutdown().await
+    });
+    let mut echoed = Vec::new();
+    tokio::time::timeout(LIMIT, read.read_to_end(&mut echoed)).await.context("the end does not come")??;
+    sending.await??;
+    ensure!(echoed == sent, "{} bytes came back of the {} that were sent", echoed.len(), sent.len());
+    Ok(())
 }
 
 /// A load that goes on beside the test.

@@ -66,8 +66,8 @@ pub struct Guard {
 }
 
 /// Serves xDS on `listener`, and `beside` it other gRPC services, which ask themselves who calls, until
-/// `shutdown` is true. Then every stream ends with `UNAVAILABLE`,
-/// which tells clients to keep what they have and to connect again.
+/// `shutdown` is true. Then every stream ends with `UNAVAILABLE`, which tells clients to keep what they have and
+/// to connect again.
 pub async fn serve(
     listener: TcpListener,
     hub: Arc<Hub>,

@@ -2,15 +2,13 @@
 //! node calls it: no call fails, and bytes that are not HTTP arrive as they were sent.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use fairlead_tests::client::{Call, get};
 use fairlead_tests::cluster::{Cluster, load_test_server};
-use fairlead_tests::load::Load;
+use fairlead_tests::load::{Load, there_and_back};
 use fairlead_tests::sidecar::{Sidecar, SidecarFlags};
-use fairlead_tests::until::{LIMIT, holds};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use fairlead_tests::until::holds;
 use tokio::net::TcpStream;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -68,7 +66,8 @@ spec:
     let sidecar = Sidecar::start(&flags, operator.xds, &cluster.logs).await;
     let address = sidecar.upstream(&upstreams[0]).await;
     for upstream in &upstreams[1..] {
-        bytes_arrive_as_they_were_sent(sidecar.upstream(upstream).await).await;
+        let stream = TcpStream::connect(sidecar.upstream(upstream).await).await.unwrap();
+        there_and_back(stream).await.unwrap();
     }
     let pods = || -> BTreeSet<String> {
         let names = cluster
@@ -94,25 +93,11 @@ spec:
     cluster.kubectl(&["rollout", "status", "deployment/web", "--timeout=90s"], "").unwrap();
     holds("calls go on", || async { load.made() > rolled + 100 }).await;
     for upstream in &upstreams[1..] {
-        bytes_arrive_as_they_were_sent(sidecar.upstream(upstream).await).await;
+        let stream = TcpStream::connect(sidecar.upstream(upstream).await).await.unwrap();
+        there_and_back(stream).await.unwrap();
     }
     let summary = load.stop().await;
     println!("{} calls during the rollout, by pod {:?}", summary.calls, summary.backends);
     assert!(summary.failed.is_empty(), "{:?}", summary.failed);
     assert!(summary.backends.keys().any(|pod| !before.contains(pod)));
-}
-
-/// A megabyte of every byte there is, sent to an echo: the same comes back, and then the end.
-async fn bytes_arrive_as_they_were_sent(address: SocketAddr) {
-    let sent: Vec<u8> = (0..1 << 20).map(|at: u32| at.wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect();
-    let (mut read, mut write) = TcpStream::connect(address).await.unwrap().into_split();
-    let copy = sent.clone();
-    let sending = tokio::spawn(async move {
-        write.write_all(&copy).await.unwrap();
-        write.shutdown().await.unwrap();
-    });
-    let mut echoed = Vec::new();
-    tokio::time::timeout(LIMIT, read.read_to_end(&mut echoed)).await.expect("the end comes").unwrap();
-    sending.await.unwrap();
-    assert!(echoed == sent, "{} bytes instead of the {} that were sent", echoed.len(), sent.len());
 }

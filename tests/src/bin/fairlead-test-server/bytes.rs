@@ -1,17 +1,17 @@
 //! Callers whose bytes come back from an echo: what arrives must be what was sent, to the last byte.
 
 use anyhow::{Context, ensure};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use fairlead_tests::load::there_and_back;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
 use super::serve::resolve;
 
-/// So much is sent.
-const LENGTH: u32 = 1 << 20;
-
 /// To an echo of bytes.
 pub async fn echoed(address: &str) -> anyhow::Result<()> {
-    there_and_back(TcpStream::connect(resolve(address).await?).await?).await
+    there_and_back(TcpStream::connect(resolve(address).await?).await?).await?;
+    super::load::say("the same");
+    Ok(())
 }
 
 /// To an echo behind `Upgrade`.
@@ -34,21 +34,7 @@ pub async fn upgraded(url: &str) -> anyhow::Result<()> {
         line.clear();
         stream.read_line(&mut line).await?;
     }
-    there_and_back(stream.into_inner()).await
-}
-
-async fn there_and_back(stream: TcpStream) -> anyhow::Result<()> {
-    let sent: Vec<u8> = (0..LENGTH).map(|at| at.wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect();
-    let (mut read, mut write) = stream.into_split();
-    let copy = sent.clone();
-    let sending = tokio::spawn(async move {
-        write.write_all(&copy).await?;
-        write.shutdown().await
-    });
-    let mut echoed = Vec::new();
-    read.read_to_end(&mut echoed).await?;
-    sending.await??;
-    ensure!(echoed == sent, "{} bytes came back of the {} that were sent", echoed.len(), sent.len());
+    there_and_back(stream.into_inner()).await?;
     super::load::say("the same");
     Ok(())
 }
