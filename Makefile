@@ -47,6 +47,7 @@ lint: ## format, clippy, shell scripts; cargo-deny and actionlint where they are
 generate: ## writes the generated files that are committed
 	@cargo build --workspace --locked --quiet
 	@"$$(dev/target-dir)/debug/crdgen"
+	@"$$(dev/target-dir)/debug/docgen"
 
 doc: ## the API documentation, warnings refused
 	@RUSTDOCFLAGS="-D warnings" cargo doc --workspace --locked --no-deps --document-private-items

@@ -1,5 +1,7 @@
 //! What the operator says about an object: conditions, and how far the sidecars have taken it over.
 
+pub mod reason;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::KubeSchema;
 use schemars::{Schema, SchemaGenerator, json_schema};
@@ -70,40 +72,6 @@ pub mod condition {
     pub const PROGRAMMED: &str = "Programmed";
     /// Of an OutlierDetection. False: sidecars use all endpoints, for fewer than `minHealthyPercent` are left.
     pub const ENDPOINTS_HEALTHY: &str = "EndpointsHealthy";
-}
-
-/// Reasons of conditions.
-pub mod reason {
-    /// Accepted=True.
-    pub const ACCEPTED: &str = "Accepted";
-    /// Accepted=False: the object contradicts itself in a way that only the operator can tell.
-    pub const INVALID: &str = "Invalid";
-    /// Accepted=False, or Conflicted=True: another object decides the same.
-    pub const CONFLICTED: &str = "Conflicted";
-    /// Accepted=False: what the policy or route is for does not exist.
-    pub const TARGET_NOT_FOUND: &str = "TargetNotFound";
-    /// Accepted=False: it comes to more bytes than a sidecar takes.
-    pub const TOO_LARGE: &str = "TooLarge";
-    /// ResolvedRefs=True.
-    pub const RESOLVED_REFS: &str = "ResolvedRefs";
-    /// ResolvedRefs=False: a backend does not exist, or has no such port.
-    pub const BACKEND_NOT_FOUND: &str = "BackendNotFound";
-    /// ResolvedRefs=False: a backend in another namespace, and no ReferenceGrant there.
-    pub const REF_NOT_PERMITTED: &str = "RefNotPermitted";
-    /// Programmed=True: all have acked.
-    pub const PROGRAMMED: &str = "Programmed";
-    /// Programmed=True: nobody wants it.
-    pub const NO_SUBSCRIBERS: &str = "NoSubscribers";
-    /// Programmed=False: some have not answered yet.
-    pub const PENDING: &str = "Pending";
-    /// Programmed=False: some refused it.
-    pub const REJECTED: &str = "Rejected";
-    /// EndpointsHealthy=True.
-    pub const ENOUGH_ENDPOINTS: &str = "EnoughEndpoints";
-    /// EndpointsHealthy=False.
-    pub const PANIC: &str = "Panic";
-    /// Programmed=Unknown: a replica of the operator has not reported this generation.
-    pub const REPLICA_BEHIND: &str = "ReplicaBehind";
 }
 
 /// `metav1.Condition`, bounded.

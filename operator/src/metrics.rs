@@ -1,5 +1,7 @@
-//! Every metric of the operator, at `/metrics`. Labels come from small fixed sets: types, kinds,
+//! Every metric of the operator, at `/metrics`, with the names and meanings of its [`table`]. Labels come from small fixed sets: types, kinds,
 //! conditions; never a client's or an object's name.
+
+pub mod table;
 
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -10,7 +12,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
-use prometheus_client::registry::Registry;
+use prometheus_client::registry::{Metric, Registry};
 
 /// The metrics and where they are written from.
 #[derive(Debug)]
@@ -158,68 +160,38 @@ impl Default for Metrics {
     }
 }
 
+/// Registers a metric with what [`table::METRICS`] says of it.
+fn add(registry: &mut Registry, name: &'static str, metric: impl Metric) {
+    let described = table::METRICS.iter().find(|described| described.name == name);
+    registry.register(name, described.expect("every metric is in the table").help, metric);
+}
+
 impl Metrics {
     fn register(&mut self) {
-        let registry = self.registry.sub_registry_with_prefix("fairlead_operator");
-        registry.register("xds_streams", "Open xDS streams", self.streams.clone());
-        registry.register("xds_pushes", "Responses sent", self.pushes.clone());
-        registry.register(
-            "xds_pushed_resources",
-            "Resources in responses sent",
-            self.pushed_resources.clone(),
-        );
-        registry.register("xds_nacks", "Resources that a client refused", self.nacks.clone());
-        registry.register(
-            "xds_refused_streams",
-            "Streams ended for a request that makes no sense",
-            self.refused.clone(),
-        );
-        registry.register("compile_seconds", "Time from objects to a snapshot", self.compile.clone());
-        registry.register("objects", "ServiceRoutes and policies by condition", self.objects.clone());
-        registry.register("source_objects", "Objects read", self.source_objects.clone());
-        registry.register(
-            "source_errors",
-            "Files, or objects in them, that cannot be used now",
-            self.source_errors.clone(),
-        );
-        registry.register(
-            "watch_failures",
-            "Watches of the API server that had to be started again",
-            self.watch_failures.clone(),
-        );
-        registry.register("status_writes", "Status writes to the API server", self.status_writes.clone());
-        registry.register("holds_lease", "1: this replica writes statuses", self.holds_lease.clone());
-        registry.register("injections", "Pods that the webhook was asked about", self.injections.clone());
-        registry.register(
-            "missed_pods",
-            "Pods of labelled namespaces that are not as the mesh needs them",
-            self.missed_pods.clone(),
-        );
-        registry.register(
-            "last_publish_timestamp_seconds",
-            "When a snapshot was last published",
-            self.last_publish.clone(),
-        );
-        registry.register(
-            "certificate_expiry_timestamp_seconds",
-            "When the certificate of our ports, or the newest root that clients trust, ends",
+        let registry = &mut self.registry;
+        add(registry, "fairlead_operator_xds_streams", self.streams.clone());
+        add(registry, "fairlead_operator_xds_pushes", self.pushes.clone());
+        add(registry, "fairlead_operator_xds_pushed_resources", self.pushed_resources.clone());
+        add(registry, "fairlead_operator_xds_nacks", self.nacks.clone());
+        add(registry, "fairlead_operator_xds_refused_streams", self.refused.clone());
+        add(registry, "fairlead_operator_xds_unidentified_streams", self.unidentified.clone());
+        add(registry, "fairlead_operator_token_reviews", self.token_reviews.clone());
+        add(registry, "fairlead_operator_compile_seconds", self.compile.clone());
+        add(registry, "fairlead_operator_last_publish_timestamp_seconds", self.last_publish.clone());
+        add(registry, "fairlead_operator_objects", self.objects.clone());
+        add(registry, "fairlead_operator_source_objects", self.source_objects.clone());
+        add(registry, "fairlead_operator_source_errors", self.source_errors.clone());
+        add(registry, "fairlead_operator_watch_failures", self.watch_failures.clone());
+        add(registry, "fairlead_operator_status_writes", self.status_writes.clone());
+        add(registry, "fairlead_operator_holds_lease", self.holds_lease.clone());
+        add(registry, "fairlead_operator_injections", self.injections.clone());
+        add(registry, "fairlead_operator_missed_pods", self.missed_pods.clone());
+        add(
+            registry,
+            "fairlead_operator_certificate_expiry_timestamp_seconds",
             self.certificate_ends.clone(),
         );
-        registry.register(
-            "trust_writes",
-            "Writes of roots to namespaces and to the webhook configuration",
-            self.trust_writes.clone(),
-        );
-        registry.register(
-            "token_reviews",
-            "Tokens that the API server was asked about",
-            self.token_reviews.clone(),
-        );
-        registry.register(
-            "xds_unidentified_streams",
-            "Streams refused because their client is not known, or not whom it says",
-            self.unidentified.clone(),
-        );
+        add(registry, "fairlead_operator_trust_writes", self.trust_writes.clone());
     }
 
     /// All of them, as Prometheus reads it (OpenMetrics text).
@@ -345,25 +317,4 @@ impl Metrics {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn text_has_the_values() {
-        let metrics = Metrics::default();
-        metrics.stream_opened("delta");
-        metrics.pushed("cds", 3);
-        metrics.nacked("rds");
-        metrics.compiled(Scope::Config, Duration::from_millis(2));
-        let text = metrics.text();
-        for line in [
-            "fairlead_operator_xds_streams{protocol=\"delta\"} 1",
-            "fairlead_operator_xds_pushes_total{type=\"cds\"} 1",
-            "fairlead_operator_xds_pushed_resources_total{type=\"cds\"} 3",
-            "fairlead_operator_xds_nacks_total{type=\"rds\"} 1",
-            "fairlead_operator_compile_seconds_count{scope=\"config\"} 1",
-        ] {
-            assert!(text.contains(line), "{line} is not in\n{text}");
-        }
-    }
-}
+mod tests;

@@ -4,23 +4,12 @@
 //! caller, or a header that a caller could make up. The handles of a rule are looked up once and then kept
 //! with it ([`Handles`]), so that a request costs some additions and no look-up.
 //!
-//! | name | labels |
-//! |---|---|
-//! | `fairlead_requests_total` | direction, service, rule, code (`2xx`), flag (`-` or Envoy's response flag) |
-//! | `fairlead_request_duration_seconds` | direction, service, rule: first byte of the request to last of the answer |
-//! | `fairlead_upstream_duration_seconds` | the same: the last attempt, until the answer's head |
-//! | `fairlead_proxy_duration_seconds` | the same: what we added until the answer's head, waiting and retries included |
-//! | `fairlead_retries_total` | service, rule |
-//! | `fairlead_retries_skipped_total` | service, rule, reason |
-//! | `fairlead_connections_accepted_total` | direction, protocol (`http1`, `http2`, `opaque`, `passthrough`, `refused`) |
-//! | `fairlead_connections` | direction |
-//! | `fairlead_opaque_bytes_total` | direction, service, to (`upstream`, `caller`) |
-//! | `fairlead_passthrough_connections_total` | reason (`unknown`: the operator knows no such Service, `awaited`: it has not answered in time, `disconnected`: there is no stream to it, `full`: too many destinations are in use) |
-//! | `fairlead_on_demand_holds_total` | direction, outcome (`answered`, `timeout`, `disconnected`): connections that waited for their first configuration |
-//! | `fairlead_on_demand_hold_seconds` | direction |
+//! Names, labels and meanings stand in [`table`].
 //!
 //! What others count or keep (pools, endpoints, limits, the xDS stream) is read when it is asked for, by the
 //! admin module.
+
+pub mod table;
 
 use std::sync::atomic::AtomicI64;
 use std::sync::{Arc, OnceLock};
@@ -32,7 +21,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
-use prometheus_client::registry::Registry;
+use prometheus_client::registry::{Metric, Registry};
 
 /// Half a millisecond to a minute, roughly doubling.
 const BUCKETS: [f64; 14] =
@@ -163,43 +152,18 @@ impl Default for Metrics {
 impl Metrics {
     /// All of it, with names and help, for the metrics page.
     pub fn register(&self, registry: &mut Registry) {
-        let fairlead = registry.sub_registry_with_prefix("fairlead");
-        fairlead.register("requests", "Requests that have ended", self.requests.clone());
-        fairlead.register(
-            "request_duration_seconds",
-            "First byte of the request to last byte of the answer",
-            self.request_seconds.clone(),
-        );
-        fairlead.register(
-            "upstream_duration_seconds",
-            "The last attempt, from sending to the head of the answer",
-            self.upstream_seconds.clone(),
-        );
-        fairlead.register(
-            "proxy_duration_seconds",
-            "What the proxy added until the head of the answer: its work, waiting, earlier attempts",
-            self.proxy_seconds.clone(),
-        );
-        fairlead.register("retries", "Attempts after the first", self.retries.clone());
-        fairlead.register(
-            "retries_skipped",
-            "Retries that the rule asks for and that were not made",
-            self.retries_skipped.clone(),
-        );
-        fairlead.register("connections_accepted", "Callers' connections", self.connections_total.clone());
-        fairlead.register("connections", "Callers' connections that are open", self.connections.clone());
-        fairlead.register("opaque_bytes", "Bytes carried without looking", self.opaque_bytes.clone());
-        fairlead.register(
-            "passthrough_connections",
-            "Connections carried to the address that the application dialled",
-            self.passed_through.clone(),
-        );
-        fairlead.register(
-            "on_demand_holds",
-            "Connections that waited for the first configuration of their destination",
-            self.holds.clone(),
-        );
-        fairlead.register("on_demand_hold_seconds", "How long they waited", self.hold_seconds.clone());
+        add(registry, "fairlead_requests", self.requests.clone());
+        add(registry, "fairlead_request_duration_seconds", self.request_seconds.clone());
+        add(registry, "fairlead_upstream_duration_seconds", self.upstream_seconds.clone());
+        add(registry, "fairlead_proxy_duration_seconds", self.proxy_seconds.clone());
+        add(registry, "fairlead_retries", self.retries.clone());
+        add(registry, "fairlead_retries_skipped", self.retries_skipped.clone());
+        add(registry, "fairlead_connections_accepted", self.connections_total.clone());
+        add(registry, "fairlead_connections", self.connections.clone());
+        add(registry, "fairlead_opaque_bytes", self.opaque_bytes.clone());
+        add(registry, "fairlead_passthrough_connections", self.passed_through.clone());
+        add(registry, "fairlead_on_demand_holds", self.holds.clone());
+        add(registry, "fairlead_on_demand_hold_seconds", self.hold_seconds.clone());
     }
 
     /// The handles of a rule, or of what stands in for one.
@@ -276,6 +240,11 @@ impl Metrics {
         let counter = |to| self.opaque_bytes.get_or_create_owned(&labels(to));
         (counter("upstream"), counter("caller"))
     }
+}
+
+/// Registers a metric with what the table says of it.
+fn add(registry: &mut Registry, name: &'static str, metric: impl Metric) {
+    registry.register(name, table::help(name), metric);
 }
 
 /// The first figure of the status; 0: there was none.

@@ -11,6 +11,7 @@
 
 mod contract;
 mod demo;
+mod docs;
 mod harness;
 mod memory;
 mod operator_restart;

@@ -27,6 +27,8 @@ pub mod load;
 pub mod backend;
 pub mod rpc;
 pub mod pod;
+pub mod blocks;
+pub mod reference;
 pub mod program;
 pub mod manifest;
 pub mod until;

@@ -161,8 +161,14 @@ impl Listening {
 
 /// The folder of this test's programs: `target/debug`.
 pub fn folder() -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    test.parent().and_then(Path::parent).expect("a test lies in target/PROFILE/deps").to_owned()
+    let this = std::env::current_exe().unwrap();
+    let folder = this.parent().expect("a program lies in a folder");
+    // A test lies in target/PROFILE/deps, other programs in target/PROFILE.
+    if folder.ends_with("deps") {
+        folder.parent().expect("deps lies in PROFILE").to_owned()
+    } else {
+        folder.to_owned()
+    }
 }
 
 /// The program's file, which must be there and not older than the sources that it was built from.

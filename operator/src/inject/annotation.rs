@@ -16,22 +16,70 @@ pub const OPT_OUT: &str = "fairlead.dev/inject";
 /// Set by us: the version that injected.
 pub const INJECTED: &str = "fairlead.dev/injected";
 
-/// The names without their prefix.
-const NAMES: [&str; 13] = [
-    "inject",
-    "injected",
-    "exclude-inbound-ports",
-    "exclude-outbound-ports",
-    "exclude-inbound-cidrs",
-    "exclude-outbound-cidrs",
-    "log-level",
-    "drain-time",
-    "workers",
-    "proxy-cpu-request",
-    "proxy-cpu-limit",
-    "proxy-memory-request",
-    "proxy-memory-limit",
+/// CPU of the sidecar at rest.
+pub(super) const CPU_REQUEST: &str = "10m";
+/// CPU that it may take: the number of its workers follows from it.
+pub(super) const CPU_LIMIT: &str = "1";
+/// Memory of the sidecar at rest.
+pub(super) const MEMORY_REQUEST: &str = "32Mi";
+/// With thousands of connections and bodies kept for retries.
+pub(super) const MEMORY_LIMIT: &str = "256Mi";
+
+/// An annotation, for who writes one.
+#[derive(Debug, Clone, Copy)]
+pub struct Annotation {
+    /// Without its prefix.
+    pub name: &'static str,
+    /// What it means.
+    pub means: &'static str,
+    /// What holds without it.
+    pub default: &'static str,
+}
+
+/// All of them; docs/reference/annotations.md is made of this.
+pub const ANNOTATIONS: [Annotation; 13] = [
+    describe(
+        "inject",
+        "`\"false\"`: no sidecar; decided by the API server, so such a pod starts also when the operator is away",
+        "`\"true\"`",
+    ),
+    describe(
+        "exclude-inbound-ports",
+        "ports of the application that are not redirected: `3306,6379`",
+        "none",
+    ),
+    describe("exclude-outbound-ports", "ports that calls go to directly", "none"),
+    describe(
+        "exclude-inbound-cidrs",
+        "callers whose calls are not redirected: `10.1.0.0/16,fd00:1::/64`",
+        "none",
+    ),
+    describe("exclude-outbound-cidrs", "addresses that calls go to directly", "none"),
+    describe(
+        "log-level",
+        "`off`, `error`, `warn`, `info`, `debug`, `trace`, or a filter such as `info,fairlead_proxy::xds=debug`",
+        "`info`",
+    ),
+    describe(
+        "drain-time",
+        "how long what is in flight may take after the application has ended: `20s`, `1m30s`; 24h at most",
+        "`2s`",
+    ),
+    describe("workers", "threads that carry calls, 1 to 64", "the CPU limit, rounded up"),
+    describe("proxy-cpu-request", "CPU that is reserved for the sidecar", CPU_REQUEST),
+    describe("proxy-cpu-limit", "CPU that it may take", CPU_LIMIT),
+    describe("proxy-memory-request", "memory that is reserved for it", MEMORY_REQUEST),
+    describe("proxy-memory-limit", "memory that it may take", MEMORY_LIMIT),
+    describe("injected", "set by the injection: the version that did it", "none"),
 ];
+
+const fn describe(name: &'static str, means: &'static str, default: &'static str) -> Annotation {
+    Annotation { name, means, default }
+}
+
+fn known() -> impl Iterator<Item = &'static str> {
+    ANNOTATIONS.iter().map(|annotation| annotation.name)
+}
 
 /// More threads than that help nobody.
 const MOST_WORKERS: u16 = 64;
@@ -94,10 +142,10 @@ pub(super) fn read(pod: &Value) -> (Wishes, Vec<String>, Vec<String>) {
 pub fn unknown<'a>(names: impl Iterator<Item = &'a str>) -> impl Iterator<Item = String> {
     names.filter_map(|name| {
         let short = name.strip_prefix(PREFIX)?;
-        if NAMES.contains(&short) {
+        if known().any(|name| name == short) {
             return None;
         }
-        let hint = nearest::hint(short, NAMES).replace("mean ", &format!("mean {PREFIX}"));
+        let hint = nearest::hint(short, known()).replace("mean ", &format!("mean {PREFIX}"));
         Some(format!("annotation {name} is unknown and has no effect{hint}"))
     })
 }
@@ -109,6 +157,7 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn read<T>(&mut self, name: &str, parse: impl Fn(&str) -> Result<T, String>) -> Option<T> {
+        debug_assert!(known().any(|known| known == name), "{name} is not in the table");
         let value = self.annotations.get(&format!("{PREFIX}{name}"))?;
         let parsed = match value.as_str() {
             Some(text) => parse(text.trim()),
@@ -320,13 +369,5 @@ mod tests {
         let (.., warnings) =
             read(&json!({"metadata": {"labels": {"fairlead.dev/inject": "false", "app": "x"}}}));
         assert_eq!(warnings, ["label fairlead.dev/inject has no effect on a pod; write it as an annotation"]);
-    }
-
-    #[test]
-    fn every_name_is_in_the_documentation() {
-        let text = include_str!("../../../docs/injection.md");
-        for name in NAMES {
-            assert!(text.contains(&format!("`{PREFIX}{name}`")), "{name} is not in docs/injection.md");
-        }
     }
 }

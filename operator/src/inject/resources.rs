@@ -5,14 +5,16 @@
 
 use serde_json::{Map, Value, json};
 
-use super::annotation::Wishes;
+use super::annotation::{self, Wishes};
 use super::quantity::Quantity;
 use super::{applications, items};
 
-/// CPU of the sidecar at rest, and what it may take: the number of its workers follows from the limit.
-const CPU: Amounts = Amounts { request: "10m", limit: "1", guaranteed: "250m" };
-/// Memory of the sidecar at rest, and with thousands of connections and bodies kept for retries.
-const MEMORY: Amounts = Amounts { request: "32Mi", limit: "256Mi", guaranteed: "128Mi" };
+/// Of the sidecar.
+const CPU: Amounts =
+    Amounts { request: annotation::CPU_REQUEST, limit: annotation::CPU_LIMIT, guaranteed: "250m" };
+/// Of the sidecar.
+const MEMORY: Amounts =
+    Amounts { request: annotation::MEMORY_REQUEST, limit: annotation::MEMORY_LIMIT, guaranteed: "128Mi" };
 /// Redirection is one run of nft. Less than the sidecar's in all, so that it adds nothing to what the pod needs.
 const REDIRECT_CPU: Amounts = Amounts { request: "10m", limit: "100m", guaranteed: "100m" };
 const REDIRECT_MEMORY: Amounts = Amounts { request: "16Mi", limit: "64Mi", guaranteed: "64Mi" };

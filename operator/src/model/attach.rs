@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use fairlead_crds::status::reason;
 use fairlead_crds::{Mode, OutlierDetection, ParentReference, ServiceRoute, ServiceTarget};
 use jiff::Timestamp;
 use kube::api::ObjectMeta;
@@ -90,7 +91,7 @@ impl<'a> Attached<'a> {
             let ports = match parent_ports(inputs, claim.key, parent) {
                 Ok(ports) => ports,
                 Err(message) => {
-                    problems.unresolved(&object, "ParentNotFound", message);
+                    problems.unresolved(&object, reason::PARENT_NOT_FOUND, message);
                     continue;
                 }
             };
@@ -129,7 +130,7 @@ impl<'a> Attached<'a> {
         }
         if !found {
             let message = "no Service that parentRefs name is there".to_owned();
-            problems.refused(&object, "NoMatchingParent", message);
+            problems.refused(&object, reason::NO_MATCHING_PARENT, message);
         }
         lost.report(&object, problems);
     }
@@ -154,13 +155,13 @@ impl<'a> Attached<'a> {
                         }
                     }
                 }
-                Err(message) => problems.unresolved(&object, "TargetNotFound", message),
+                Err(message) => problems.unresolved(&object, reason::MISSING_TARGET, message),
             }
         }
         if !found {
             problems.refused(
                 &object,
-                "TargetNotFound",
+                reason::TARGET_NOT_FOUND,
                 "no Service that targetRefs name is there".to_owned(),
             );
         }
@@ -198,9 +199,9 @@ impl Conflicts {
         }
         let message = self.lost.join("; ");
         if self.won == 0 {
-            problems.refused(object, "Conflicted", message.clone());
+            problems.refused(object, reason::LOST, message.clone());
         }
-        problems.error(object, Condition::Conflicted, "Conflicted", message);
+        problems.error(object, Condition::Conflicted, reason::CONFLICTED, message);
     }
 }
 

@@ -9,6 +9,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use fairlead_crds::status::reason;
+
 use super::attach::Attached;
 use super::endpoints::Endpoints;
 use super::inputs::Inputs;
@@ -26,7 +28,7 @@ use super::slice::EndpointSlice;
 pub fn compile(inputs: &Inputs) -> (Mesh, Vec<Problem>) {
     let mut problems = Problems::default();
     for (object, violations) in &inputs.invalid {
-        problems.refused(object, "Invalid", violations.join("; "));
+        problems.refused(object, reason::INVALID, violations.join("; "));
     }
     let attached = Attached::new(inputs, &mut problems);
     let routes = Carried::new(inputs, &attached, &mut problems);

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use fairlead_crds::status::reason;
 use fairlead_crds::{Limit, LimitResponse, LimitTarget, LimitTargetKind, Mode, RateLimitPolicy, RouteMatch};
 use jiff::Timestamp;
 
@@ -146,11 +147,15 @@ impl Policies {
                         self.place(claim, specificity, place, policy);
                     }
                 }
-                Err(message) => problems.unresolved(&object, "TargetNotFound", message),
+                Err(message) => problems.unresolved(&object, reason::MISSING_TARGET, message),
             }
         }
         if !found {
-            problems.refused(&object, "TargetNotFound", "nothing that targetRefs name is there".to_owned());
+            problems.refused(
+                &object,
+                reason::TARGET_NOT_FOUND,
+                "nothing that targetRefs name is there".to_owned(),
+            );
         }
     }
 
@@ -190,7 +195,7 @@ impl Room {
                 self.used += policy.size;
             } else {
                 let object = ObjectRef::new(Kind::RateLimitPolicy, policy.key.clone());
-                problems.refused(&object, "TooLarge", self.too_large(port, policy));
+                problems.refused(&object, reason::TOO_LARGE, self.too_large(port, policy));
             }
         }
         let fits = |policy: &Arc<Policy>| self.decided.get(&policy.key).copied().unwrap_or_default();
@@ -304,7 +309,7 @@ impl Policy {
         }
         // A policy for some callers must not become one for others: with a broken `from` it is out.
         if let Err(message) = spec.from.iter().try_for_each(matching::check) {
-            problems.refused(object, "Invalid", format!("the policy is not in force: from: {message}"));
+            problems.refused(object, reason::INVALID, format!("the policy is not in force: from: {message}"));
             return None;
         }
         let mut limits = Vec::new();
@@ -313,7 +318,7 @@ impl Policy {
                 Ok(()) => limits.push(limit.clone()),
                 Err(message) => {
                     let message = format!("limit {} is not in force, the others are: {message}", limit.name);
-                    problems.refused(object, "PartiallyInvalid", message);
+                    problems.refused(object, reason::PARTIALLY_INVALID, message);
                 }
             }
         }

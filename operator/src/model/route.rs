@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use fairlead_crds::status::reason;
 use fairlead_crds::{
     BackendReference, DirectResponse, Filter, GatewayDuration, HeaderModifier, PathMatchType, PathModifier,
     PathModifierType, RequestRedirect, Retry, RouteMatch, RouteRule, ServiceRoute, UrlRewrite,
@@ -114,7 +115,7 @@ impl Routes {
                     compiled.name,
                     broken.join("; ")
                 );
-                problems.refused(&object, "PartiallyInvalid", message);
+                problems.refused(&object, reason::PARTIALLY_INVALID, message);
                 compiled.action = Action::Broken;
             }
             rules.push(compiled);
@@ -223,10 +224,10 @@ impl Backend {
         let found = if grant::permits(&inputs.reference_grants, &route.namespace, &service) {
             find_service(inputs, &service)
                 .and_then(|service| find_port(service, reference.port))
-                .map_err(|message| ("BackendNotFound", message))
+                .map_err(|message| (reason::BACKEND_NOT_FOUND, message))
         } else {
             // Whether that Service exists is nobody's business in another namespace.
-            Err(("RefNotPermitted", not_permitted(&route.namespace, &service)))
+            Err((reason::REF_NOT_PERMITTED, not_permitted(&route.namespace, &service)))
         };
         let usable = found.is_ok();
         if let Err((reason, message)) = found {

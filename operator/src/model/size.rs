@@ -3,6 +3,7 @@
 //!
 //! The figures are never too small, and for what is large not much too large; tests compare them with the bytes.
 
+use fairlead_crds::status::reason;
 use fairlead_crds::{
     HeaderModifier, PathMatchType, RateLimitPolicySpec, Retry, RetryCondition, RouteMatch, ServiceRoute,
     UrlRewrite,
@@ -43,7 +44,7 @@ pub fn bounded(routes: Routes, route: Claim<'_, ServiceRoute>, problems: &mut Pr
         return routes;
     }
     let object = ObjectRef::new(Kind::ServiceRoute, route.key.clone());
-    problems.refused(&object, "TooLarge", too_large(size));
+    problems.refused(&object, reason::TOO_LARGE, too_large(size));
     Routes::all_broken(route.key)
 }
 

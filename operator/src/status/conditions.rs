@@ -84,6 +84,12 @@ struct Said {
 
 impl Said {
     fn condition(self, generation: i64, previous: &Status, now: Timestamp) -> Condition {
+        debug_assert!(
+            reason::is_known(self.kind, self.status, &self.reason),
+            "{} {}",
+            self.kind,
+            self.reason
+        );
         let before = previous.conditions.iter().find(|before| before.type_ == self.kind);
         let since = before.filter(|before| before.status == self.status);
         Condition {

@@ -1,19 +1,5 @@
-//! States as metrics: read when the page is asked for.
-//!
-//! | name | labels |
-//! |---|---|
-//! | `fairlead_pool_connections` | service, state (`open`, `idle`) |
-//! | `fairlead_pool_pending`, `fairlead_pool_requests` | service |
-//! | `fairlead_endpoints` | service, state (`in`, `out`) |
-//! | `fairlead_ejections_total` | service, kind (`ejected`, `returned`, `prevented`, `failed_probe`, `shadow`) |
-//! | `fairlead_rate_limit_requests_total` | service, policy, limit, decision (`admitted`, `refused`, `would_refuse`) |
-//! | `fairlead_rate_limit_keys`, `fairlead_rate_limit_overflowed_total` | service, policy, limit |
-//! | `fairlead_xds_connected`, `fairlead_xds_config_age_seconds` | |
-//! | `fairlead_xds_responses_total`, `fairlead_xds_nacks_total`, `fairlead_xds_failures_total` | |
-//! | `fairlead_xds_listeners` | state (`in_force`, `absent`, `awaited`): what the operator is asked for |
-//! | `fairlead_draining` | |
-//! | `fairlead_capture_verified` | direction; only where traffic is captured |
-//! | `fairlead_started_without_config` | 1: the pod went to work before the operator had answered, and its first connections were passed through; only where traffic is captured |
+//! States as metrics: read when the page is asked for. Names, labels and meanings stand in
+//! [`table`](crate::metrics::table).
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -23,7 +9,6 @@ use std::sync::atomic::Ordering;
 use arc_swap::ArcSwap;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
-use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
@@ -32,6 +17,7 @@ use crate::capture::Capture;
 use crate::cluster::Cluster;
 use crate::config::{Known, ProxyConfig};
 use crate::drain::{Drain, Phase};
+use crate::metrics::table::begin;
 use crate::proxy::now;
 use crate::xds::client::Handle;
 
@@ -66,29 +52,18 @@ type Clusters<'a> = BTreeMap<&'a str, &'a Arc<Cluster>>;
 
 fn pools(encoder: &mut DescriptorEncoder<'_>, clusters: &Clusters<'_>) -> Result<(), fmt::Error> {
     let usages: Vec<_> = clusters.iter().map(|(name, cluster)| (*name, cluster.live.pool.usage())).collect();
-    let mut connections = encoder.encode_descriptor(
-        "fairlead_pool_connections",
-        "Connections to endpoints",
-        None,
-        MetricType::Gauge,
-    )?;
+    let mut connections = begin(encoder, "fairlead_pool_connections")?;
     for (name, usage) in &usages {
         for (state, count) in [("open", i64::from(usage.connections)), ("idle", number(usage.idle))] {
             ConstGauge::new(count)
                 .encode(connections.encode_family(&[("service", *name), ("state", state)])?)?;
         }
     }
-    let mut pending = encoder.encode_descriptor(
-        "fairlead_pool_pending",
-        "Requests that wait for a connection",
-        None,
-        MetricType::Gauge,
-    )?;
+    let mut pending = begin(encoder, "fairlead_pool_pending")?;
     for (name, usage) in &usages {
         ConstGauge::new(number(usage.pending)).encode(pending.encode_family(&[("service", *name)])?)?;
     }
-    let mut requests =
-        encoder.encode_descriptor("fairlead_pool_requests", "Requests in flight", None, MetricType::Gauge)?;
+    let mut requests = begin(encoder, "fairlead_pool_requests")?;
     for (name, usage) in &usages {
         ConstGauge::new(i64::from(usage.requests)).encode(requests.encode_family(&[("service", *name)])?)?;
     }
@@ -96,12 +71,7 @@ fn pools(encoder: &mut DescriptorEncoder<'_>, clusters: &Clusters<'_>) -> Result
 }
 
 fn endpoints(encoder: &mut DescriptorEncoder<'_>, clusters: &Clusters<'_>) -> Result<(), fmt::Error> {
-    let mut endpoints = encoder.encode_descriptor(
-        "fairlead_endpoints",
-        "Endpoints in and out of rotation",
-        None,
-        MetricType::Gauge,
-    )?;
+    let mut endpoints = begin(encoder, "fairlead_endpoints")?;
     for (name, cluster) in clusters {
         let out = cluster.ejected();
         let known = cluster.endpoints.len().saturating_sub(out);
@@ -110,12 +80,7 @@ fn endpoints(encoder: &mut DescriptorEncoder<'_>, clusters: &Clusters<'_>) -> Re
                 .encode(endpoints.encode_family(&[("service", *name), ("state", state)])?)?;
         }
     }
-    let mut ejections = encoder.encode_descriptor(
-        "fairlead_ejections",
-        "What outlier detection did to endpoints",
-        None,
-        MetricType::Counter,
-    )?;
+    let mut ejections = begin(encoder, "fairlead_ejections")?;
     for (name, cluster) in clusters {
         let counters = &cluster.live.ejections;
         for (kind, counter) in [
@@ -144,9 +109,7 @@ fn limits(encoder: &mut DescriptorEncoder<'_>, config: &ProxyConfig) -> Result<(
         *keys += report.keys;
         *overflowed += report.overflowed;
     }
-    let help = "Requests that a limit let in, refused, or would have refused";
-    let mut requests =
-        encoder.encode_descriptor("fairlead_rate_limit_requests", help, None, MetricType::Counter)?;
+    let mut requests = begin(encoder, "fairlead_rate_limit_requests")?;
     for ([service, policy, limit], (counts, ..)) in &all {
         for (decision, count) in ["admitted", "refused", "would_refuse"].into_iter().zip(counts) {
             let labels =
@@ -154,15 +117,12 @@ fn limits(encoder: &mut DescriptorEncoder<'_>, config: &ProxyConfig) -> Result<(
             ConstCounter::new(*count).encode(requests.encode_family(&labels)?)?;
         }
     }
-    let help = "Keys with a bucket of their own";
-    let mut keys = encoder.encode_descriptor("fairlead_rate_limit_keys", help, None, MetricType::Gauge)?;
+    let mut keys = begin(encoder, "fairlead_rate_limit_keys")?;
     for ([service, policy, limit], (_, count, _)) in &all {
         let labels = [("service", &**service), ("policy", policy), ("limit", limit)];
         ConstGauge::new(number(*count)).encode(keys.encode_family(&labels)?)?;
     }
-    let help = "Requests whose key found no room and shared a bucket";
-    let mut overflowed =
-        encoder.encode_descriptor("fairlead_rate_limit_overflowed", help, None, MetricType::Counter)?;
+    let mut overflowed = begin(encoder, "fairlead_rate_limit_overflowed")?;
     for ([service, policy, limit], (.., count)) in &all {
         let labels = [("service", &**service), ("policy", policy), ("limit", limit)];
         ConstCounter::new(*count).encode(overflowed.encode_family(&labels)?)?;
@@ -184,9 +144,7 @@ impl States {
                 *count += 1;
             }
         }
-        let help = "What the operator is asked for";
-        let mut listeners =
-            encoder.encode_descriptor("fairlead_xds_listeners", help, None, MetricType::Gauge)?;
+        let mut listeners = begin(encoder, "fairlead_xds_listeners")?;
         for (state, count) in counts {
             ConstGauge::new(number(count)).encode(listeners.encode_family(&[("state", state)])?)?;
         }
@@ -195,64 +153,35 @@ impl States {
 
     fn capture(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let Some(capture) = &self.capture else { return Ok(()) };
-        let help = "Whether the rules that redirect traffic were seen to work";
-        let mut verified =
-            encoder.encode_descriptor("fairlead_capture_verified", help, None, MetricType::Gauge)?;
+        let mut verified = begin(encoder, "fairlead_capture_verified")?;
         for (direction, holds) in
             [("outbound", capture.outbound_verified()), ("inbound", capture.inbound_verified())]
         {
             ConstGauge::new(i64::from(holds)).encode(verified.encode_family(&[("direction", direction)])?)?;
         }
-        let help = "Whether the pod went to work before the operator had answered";
         let without = i64::from(capture.started_without_config());
-        ConstGauge::new(without).encode(encoder.encode_descriptor(
-            "fairlead_started_without_config",
-            help,
-            None,
-            MetricType::Gauge,
-        )?)
+        ConstGauge::new(without).encode(begin(encoder, "fairlead_started_without_config")?)
     }
 
     fn stream(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let state = self.xds.state();
         let draining = self.drain.phase() >= Phase::Draining;
-        for (name, help, value) in [
-            (
-                "fairlead_xds_connected",
-                "Whether the stream to the operator is open",
-                i64::from(state.connected),
-            ),
-            ("fairlead_draining", "Whether the proxy is leaving", i64::from(draining)),
+        for (name, value) in [
+            ("fairlead_xds_connected", i64::from(state.connected)),
+            ("fairlead_draining", i64::from(draining)),
         ] {
-            ConstGauge::new(value).encode(encoder.encode_descriptor(
-                name,
-                help,
-                None,
-                MetricType::Gauge,
-            )?)?;
+            ConstGauge::new(value).encode(begin(encoder, name)?)?;
         }
+        let age = begin(encoder, "fairlead_xds_config_age_seconds")?;
         if let Some(updated) = state.updated {
-            let age = (now() - updated).as_secs_f64();
-            let help = "Since the last response of the operator was applied";
-            let descriptor = encoder.encode_descriptor(
-                "fairlead_xds_config_age_seconds",
-                help,
-                None,
-                MetricType::Gauge,
-            )?;
-            ConstGauge::new(age).encode(descriptor)?;
+            ConstGauge::new((now() - updated).as_secs_f64()).encode(age)?;
         }
-        for (name, help, value) in [
-            ("fairlead_xds_responses", "Responses of the operator that were applied", state.responses),
-            ("fairlead_xds_nacks", "Responses with something that was refused", state.nacks),
-            ("fairlead_xds_failures", "Streams that ended or could not be opened", state.failures),
+        for (name, value) in [
+            ("fairlead_xds_responses", state.responses),
+            ("fairlead_xds_nacks", state.nacks),
+            ("fairlead_xds_failures", state.failures),
         ] {
-            ConstCounter::new(value).encode(encoder.encode_descriptor(
-                name,
-                help,
-                None,
-                MetricType::Counter,
-            )?)?;
+            ConstCounter::new(value).encode(begin(encoder, name)?)?;
         }
         Ok(())
     }

@@ -5,6 +5,8 @@
 //! fairlead-test-server grpc ADDR                         gRPC: the methods of `rpc::Application`
 //! fairlead-test-server order ADDR PRODUCT                HTTP in front of gRPC: GET /orders calls PRODUCT
 //! fairlead-test-server echo ADDR                         bytes, each sent back
+//! fairlead-test-server netexec --http-port=PORT          as agnhost does: HTTP/1.1, answers the pod's name
+//! fairlead-test-server pause                             as agnhost does: listens nowhere
 //! fairlead-test-server idle [URL]                        waits for SIGTERM, and then calls URL
 //! fairlead-test-server bytes ADDR                        a megabyte to an echo: the same must come back
 //! fairlead-test-server upgrade URL                       a WebSocket's handshake and bytes: the same must come back
@@ -43,6 +45,13 @@ async fn run() -> anyhow::Result<()> {
         "grpc" => serve::grpc(next("ADDR")?.parse()?).await,
         "order" => serve::order(&next("ADDR")?, &next("PRODUCT")?).await,
         "echo" => serve::echo(&next("ADDR")?).await,
+        // What the documentation's application is asked for, see e2e/alone/docs.rs.
+        "netexec" => {
+            let port = next("--http-port=PORT")?;
+            let port = port.strip_prefix("--http-port=").context("write --http-port=PORT")?;
+            serve::http(&format!("0.0.0.0:{port}"), 3000, "name").await
+        }
+        "pause" => terminated().await,
         "idle" => {
             terminated().await?;
             match next("URL") {
