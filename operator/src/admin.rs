@@ -44,6 +44,8 @@ pub struct Sight {
 /// How far the start is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Readiness {
+    /// All is served, and the API server cannot verify the webhook yet.
+    Untrusted,
     /// The source is being read for the first time; what stands in the way.
     Reading(Vec<Fault>),
     /// xDS is being served.
@@ -101,6 +103,10 @@ fn ready(readiness: &Readiness) -> Response {
         Readiness::Reading(faults) => {
             let faults: String = faults.iter().map(|fault| format!("{fault}\n")).collect();
             let why = format!("the source has not been read once\n{faults}");
+            (StatusCode::SERVICE_UNAVAILABLE, why).into_response()
+        }
+        Readiness::Untrusted => {
+            let why = "the webhook configuration does not carry our roots yet\n";
             (StatusCode::SERVICE_UNAVAILABLE, why).into_response()
         }
         Readiness::Stopping => (StatusCode::SERVICE_UNAVAILABLE, "stopping\n").into_response(),

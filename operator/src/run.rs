@@ -57,6 +57,9 @@ use crate::xds::server::{self, Guard};
 
 /// Batches of changes that wait for the publisher; a source that is faster waits itself.
 const EVENTS: usize = 256;
+/// The Lease of a replica that died runs out in this time, and the next holder writes the roots at once.
+const TRUST: Duration = Duration::from_secs(30);
+
 /// Connections have so long to end when the process does.
 const FAREWELL: Duration = Duration::from_secs(5);
 
@@ -94,12 +97,14 @@ pub async fn run(
     say("metrics", address);
     tasks.spawn("metrics", admin::serve_metrics(page, metrics.clone(), readiness, ending.clone()));
 
+    let mut trusted = None;
     // Before the first list is complete: whoever is asked about a pod needs no object.
     if let (Some(injection), Some(secured)) = (&settings.injection, &secured) {
         let (webhook, address) = bind("webhook", injection.listen).await?;
         say("webhook", address);
         let tls = secured.certificates.serving.config(&["http/1.1"]);
         let settings = injected(injection, &settings.namespace);
+        trusted = Some(secured.trusted.clone());
         tasks.spawn("webhook", webhook::serve(webhook, tls, settings, metrics.clone(), ending.clone()));
     }
 
@@ -171,18 +176,38 @@ pub async fn run(
         tasks.spawn("lease", done(leader::run(client, candidate, take_role, ending)));
     }
     tasks.spawn("publisher", done(publisher.run(events, hub, publish)));
-    say_ready.send_replace(Readiness::Ready);
     say("xds", address);
+    let ready = async {
+        if let Some(trusted) = trusted {
+            say_ready.send_replace(Readiness::Untrusted);
+            verifiable(trusted).await;
+        }
+        say_ready.send_replace(Readiness::Ready);
+        std::future::pending::<()>().await;
+    };
 
     tokio::select! {
         died = tasks.first_to_end() => return Err(died),
         () = &mut stop => {}
+        () = ready => {}
     }
     tracing::info!("stopping");
     say_ready.send_replace(Readiness::Stopping);
     end.send_replace(true);
     tasks.end_within(FAREWELL).await;
     Ok(())
+}
+
+/// Waits until the API server can verify our webhook, for its calls fail before; but not for ever, for sidecars
+/// need us in any case.
+async fn verifiable(mut trusted: watch::Receiver<bool>) {
+    let carried = tokio::time::timeout(TRUST, trusted.wait_for(|trusted| *trusted)).await;
+    if carried.is_err() {
+        tracing::warn!(
+            waited = ?TRUST,
+            "the webhook configuration does not carry our roots: new pods of labelled namespaces are refused"
+        );
+    }
 }
 
 /// Starts to read the source; gives the client where there is an API server.
@@ -212,6 +237,7 @@ async fn source(
 struct Secured {
     certificates: certificates::Certificates,
     identities: Arc<Identities>,
+    trusted: watch::Receiver<bool>,
 }
 
 impl Secured {
@@ -243,6 +269,7 @@ async fn secure(
     tasks: &mut Tasks,
 ) -> Result<Secured> {
     let (carry, carried) = watch::channel(None);
+    let (trust, trusted) = watch::channel(false);
     let certificates = match certificates {
         Certificates::Own { trust_delay } => {
             let terms = Terms::new(*trust_delay);
@@ -257,11 +284,12 @@ async fn secure(
             certificates
         }
     };
-    let trust = distribute::run(client.clone(), certificates.bundle.clone(), role, carry, metrics.clone());
-    tasks.spawn("trust", done(trust));
+    let bundle = certificates.bundle.clone();
+    let distributed = distribute::run(client.clone(), bundle, role, carry, trust, metrics.clone());
+    tasks.spawn("trust", done(distributed));
     let reviewer = Box::new(ApiServer::new(client.clone()));
     let identities = Arc::new(Identities::new(reviewer, metrics.clone()));
-    Ok(Secured { certificates, identities })
+    Ok(Secured { certificates, identities, trusted })
 }
 
 /// Binds a port.

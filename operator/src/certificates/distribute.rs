@@ -32,12 +32,14 @@ const LABELLED: &str = "fairlead.dev/inject=enabled";
 /// Writes at the same time.
 const AT_ONCE: usize = 4;
 
-/// Distributes what `bundle` has while we hold the Lease, and says in `carried` since when that is done.
+/// Distributes what `bundle` has while we hold the Lease, and says in `carried` since when that is done; on every
+/// replica says in `trusted` whether the API server can verify us.
 pub async fn run(
     client: Client,
     mut bundle: watch::Receiver<Bundle>,
     mut role: watch::Receiver<Role>,
     carried: watch::Sender<Option<Carried>>,
+    trusted: watch::Sender<bool>,
     metrics: Arc<Metrics>,
 ) {
     let named = |name: &str| watcher::Config::default().fields(&format!("metadata.name={name}"));
@@ -64,6 +66,8 @@ pub async fn run(
         };
         let now = spread.carried().cloned();
         carried.send_if_modified(|known| std::mem::replace(known, now.clone()) != now);
+        let now = world.is_trusted(&bundle.borrow());
+        trusted.send_if_modified(|known| std::mem::replace(known, now) != now);
         let alive = tokio::select! {
             Some(event) = namespaces.next() => { world.namespaces.take(event, |it| it.metadata.deletion_timestamp.is_some());
                 true }
@@ -89,6 +93,12 @@ struct World {
 }
 
 impl World {
+    /// Whether the webhook configuration, where there is one, carries the bundle.
+    fn is_trusted(&self, bundle: &Bundle) -> bool {
+        let carries = |hook: &Hook| hook.webhooks.iter().all(|(_, found)| bundle.is_in(found));
+        self.hooks.all().is_some_and(|hooks| hooks.get(WEBHOOKS).is_none_or(carries))
+    }
+
     /// Writes what is due; says when to look again.
     async fn round(&mut self, spread: &mut Spread, bundle: &Bundle) -> Option<Timestamp> {
         let sight = Sight {

@@ -1,14 +1,18 @@
 //! Whether the proxy is ready, and if not, what is missing.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::capture::Capture;
 use crate::config::Known;
 use crate::drain::{Drain, Phase};
 use crate::ports::INBOUND_PORT;
 use crate::xds::client::{Handle, State};
+
+/// So many different texts go into the log: whoever asks in many ways does not fill it.
+const TOLD: usize = 16;
 
 /// What decides.
 #[derive(Debug)]
@@ -20,6 +24,8 @@ pub(super) struct Readiness {
     pub pod: Option<Facts>,
     /// Once ready, losing the operator does not change it.
     was_ready: AtomicBool,
+    /// What was missing and is in the log.
+    told: Mutex<BTreeSet<String>>,
 }
 
 /// Of a pod whose traffic is captured.
@@ -42,7 +48,7 @@ pub(super) enum Came {
 
 impl Readiness {
     pub fn new(wanted: Vec<(String, Arc<str>)>, xds: Handle, drain: Drain, pod: Option<Facts>) -> Self {
-        Self { wanted, xds, drain, pod, was_ready: AtomicBool::new(false) }
+        Self { wanted, xds, drain, pod, was_ready: AtomicBool::new(false), told: Mutex::default() }
     }
 
     /// Whether everything that is needed is there; else what is missing, a line each.
@@ -63,7 +69,20 @@ impl Readiness {
             self.was_ready.store(lacking.is_empty(), Ordering::Relaxed);
             missing.extend(lacking);
         }
-        if missing.is_empty() { Ok(()) } else { Err(missing.concat()) }
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let missing = missing.concat();
+        if self.is_news(&missing) {
+            tracing::info!(missing = missing.trim_end(), "not ready");
+        }
+        Err(missing)
+    }
+
+    /// The kubelet keeps the status of an answer and drops its text, so the log has it, once.
+    pub fn is_news(&self, missing: &str) -> bool {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        told.len() < TOLD && told.insert(missing.to_owned())
     }
 
     /// What is on the command line and has no configuration in force.

@@ -18,6 +18,8 @@ async fn not_ready_says_what_is_missing_and_draining_is_not_ready() {
     let said = admin.readiness.ready(direct).unwrap_err();
     assert!(said.contains("no stream to the operator yet"), "{said}");
     assert!(said.contains("upstream shop/reviews:9080=127.0.0.1:9080: awaited"), "{said}");
+    assert!(!admin.readiness.is_news(&said), "it is in the log");
+    assert!((0..100).filter(|number| admin.readiness.is_news(&number.to_string())).count() < 100);
     drain.advance(Phase::Draining);
     assert_eq!(admin.readiness.ready(direct).unwrap_err(), "draining\n");
     let mut page = String::new();
