@@ -55,8 +55,8 @@ pub fn run(command: &Inject) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The name and the text of a file.
-fn read(file: &Path) -> Result<(String, String)> {
+/// The name and the text of a file; `-` is standard input.
+pub fn read(file: &Path) -> Result<(String, String)> {
     if file == Path::new("-") {
         let mut text = String::new();
         std::io::stdin().lock().read_to_string(&mut text).context("standard input is no text")?;

@@ -7,6 +7,7 @@ use clap::Parser;
 use crate::cli::{Command, Fairlead};
 
 mod demo;
+mod check;
 mod inject;
 mod cli;
 
@@ -14,5 +15,6 @@ fn main() -> anyhow::Result<ExitCode> {
     match Fairlead::parse().command {
         Command::Demo { keep } => demo::run(keep),
         Command::Inject(command) => inject::run(&command),
+        Command::Check(command) => check::run(&command),
     }
 }

@@ -61,7 +61,12 @@ pub async fn serve_admin(
     shutdown: watch::Receiver<bool>,
 ) -> std::io::Result<()> {
     let pages = Router::new()
-        .route("/", get(|| async { "/objects\n/clients\n/snapshot\n/snapshot?name=shop/reviews:9080\n" }))
+        .route(
+            "/",
+            get(|| async {
+                "/objects\n/clients\n/clients?brief=true\n/snapshot\n/snapshot?name=shop/reviews:9080\n"
+            }),
+        )
         .route("/objects", get(objects))
         .route("/clients", get(clients))
         .route("/snapshot", get(snapshot))
@@ -167,8 +172,16 @@ fn describe(replica: &str, role: &Role) -> Value {
     }
 }
 
+/// How much to say of each client.
+#[derive(Debug, Deserialize)]
+struct HowMuch {
+    /// Leave the resources out: of ten thousand clients only the numbers are read.
+    #[serde(default)]
+    brief: bool,
+}
+
 /// Every stream: who, from where, what it wants, and what it said.
-async fn clients(State(sight): Seen) -> Response {
+async fn clients(State(sight): Seen, Query(how): Query<HowMuch>) -> Response {
     let Some(sight) = sight.borrow().clone() else { return not_yet() };
     let streams: Vec<Seat> = {
         // Streams wait for the registry, so nothing is made of it here.
@@ -176,7 +189,7 @@ async fn clients(State(sight): Seen) -> Response {
         registry.streams().map(|(id, stream)| Seat::of(&registry, id, stream)).collect()
     };
     let snapshot = sight.hub.snapshot();
-    let clients: Vec<Value> = streams.iter().map(|seat| seat.describe(&snapshot)).collect();
+    let clients: Vec<Value> = streams.iter().map(|seat| seat.describe(&snapshot, how.brief)).collect();
     Json(json!({ "clients": clients })).into_response()
 }
 
@@ -194,7 +207,7 @@ impl Seat {
         Self { id, stream: stream.clone(), answers, wildcards: registry.wildcards(id).collect() }
     }
 
-    fn describe(&self, snapshot: &Snapshot) -> Value {
+    fn describe(&self, snapshot: &Snapshot, brief: bool) -> Value {
         let (mut acked, mut nacked, mut pending) = (0, 0, 0);
         let mut resources = Vec::new();
         for ((kind, name), answer) in &self.answers {
@@ -204,6 +217,9 @@ impl Seat {
                 "acked" => acked += 1,
                 "nacked" => nacked += 1,
                 _ => pending += 1,
+            }
+            if brief {
+                continue;
             }
             let mut resource = json!({
                 "type": format!("{kind:?}"),
@@ -218,20 +234,24 @@ impl Seat {
             }
             resources.push(resource);
         }
-        json!({
+        let mut client = json!({
             "client": &*self.stream.node,
             "stream": self.id,
             "number": self.stream.number,
             "address": self.stream.peer.map(|peer| peer.to_string()),
             "protocol": self.stream.protocol.as_str(),
             "connected": self.stream.lost.is_none(),
+            "startedWithoutConfig": self.stream.started_without_config,
             "wildcard": self.wildcards.iter().map(|kind| format!("{kind:?}")).collect::<Vec<_>>(),
-            "subscribed": resources.len(),
+            "subscribed": self.answers.len(),
             "acked": acked,
             "nacked": nacked,
             "pending": pending,
-            "resources": resources,
-        })
+        });
+        if let (false, Some(fields)) = (brief, client.as_object_mut()) {
+            fields.insert("resources".to_owned(), Value::from(resources));
+        }
+        client
     }
 }
 

@@ -108,6 +108,7 @@ impl Capture {
         }
         tracing::warn!(waited = ?START_WITHOUT, "no configuration from the operator: calls are passed through");
         self.without_config.store(true, Ordering::Relaxed);
+        xds.started_without_config();
     }
 
     /// Checks the rules until each check has succeeded.

@@ -6,6 +6,9 @@ use std::process::ExitCode;
 use fairlead_proxy::cli::{Flags, Task, redirect};
 use fairlead_proxy::redirect::Inbound;
 
+/// Where the kubelet looks for the last words of a container.
+const TERMINATION_MESSAGE: &str = "/dev/termination-log";
+
 fn main() -> ExitCode {
     let done = match Task::try_parse_from(std::env::args_os()) {
         Ok(Task::Run(flags)) => run(*flags),
@@ -42,6 +45,13 @@ fn install(options: &redirect::Options) -> anyhow::Result<()> {
         log("info");
         format!("redirecting inbound {}\n", fairlead_proxy::redirect::install(options)?.word())
     };
+    if !options.print {
+        // In a container this stays to be read in the pod's status, where `fairlead check` finds it. Elsewhere
+        // there is no such file.
+        if let Ok(mut message) = std::fs::OpenOptions::new().write(true).open(TERMINATION_MESSAGE) {
+            let _ = message.write_all(text.as_bytes());
+        }
+    }
     std::io::stdout().write_all(text.as_bytes())?;
     Ok(())
 }

@@ -2,6 +2,7 @@
 //! two operators would write the same status.
 
 mod capture;
+mod check;
 mod crds;
 mod identity;
 mod ha;

@@ -14,6 +14,7 @@
 mod before;
 
 mod chart;
+mod check;
 mod cluster;
 mod injection;
 mod pods;

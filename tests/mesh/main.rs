@@ -9,6 +9,7 @@
     clippy::disallowed_methods
 )]
 
+mod check;
 mod contract;
 mod demo;
 mod docs;

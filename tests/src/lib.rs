@@ -18,6 +18,7 @@ pub mod envoy;
 pub mod grpc;
 pub mod ads;
 pub mod world;
+pub mod check;
 pub mod installed;
 pub mod workload;
 pub mod cluster;

@@ -72,6 +72,8 @@ pub struct Stream {
     pub lost: Option<Instant>,
     /// The clusters of which it uses all endpoints, because too few are left.
     pub panicking: Arc<[Arc<str>]>,
+    /// Its pod went to work before we had answered.
+    pub started_without_config: bool,
     /// What it wants by name, or was sent.
     names: BTreeSet<ResourceName>,
     mailbox: Arc<Mailbox>,
@@ -135,6 +137,7 @@ impl Registry {
             protocol,
             lost: None,
             panicking: Arc::default(),
+            started_without_config: false,
             names: BTreeSet::new(),
             mailbox: mailbox.clone(),
         };
@@ -242,6 +245,10 @@ impl Registry {
                 }
                 Change::Nacked(kind, name, version, message) => {
                     self.answer(id, kind, &name).nacked = Some((version, message));
+                }
+                Change::StartedWithoutConfig => {
+                    let Some(stream) = self.streams.get_mut(&id) else { continue };
+                    stream.started_without_config = true;
                 }
                 Change::Panicking(clusters) => {
                     let Some(stream) = self.streams.get_mut(&id) else { continue };

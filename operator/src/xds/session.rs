@@ -135,6 +135,8 @@ pub enum Change {
     Nacked(ResourceKind, Arc<str>, Option<Arc<str>>, Arc<str>),
     /// The clusters of which the client uses all endpoints, because too few are left: all of them, sorted.
     Panicking(Arc<[Arc<str>]>),
+    /// The client's pod went to work before we had answered.
+    StartedWithoutConfig,
 }
 
 /// The state of one stream.
@@ -145,6 +147,7 @@ pub struct Session {
     node: Option<Arc<str>>,
     number: Option<u64>,
     panicking: Arc<[Arc<str>]>,
+    started_without_config: bool,
     clusters: Subscription,
     endpoints: Subscription,
     listeners: Subscription,
@@ -163,6 +166,7 @@ impl Session {
             node: None,
             number: None,
             panicking: Arc::default(),
+            started_without_config: false,
             clusters: Subscription::default(),
             endpoints: Subscription::default(),
             listeners: Subscription::default(),
@@ -316,6 +320,10 @@ impl Session {
         if let Some(panicking) = panicking.filter(|names| *names != self.panicking) {
             self.panicking = panicking.clone();
             self.changes.push(Change::Panicking(panicking));
+        }
+        if !self.started_without_config && node.is_some_and(Limits::started_without_config) {
+            self.started_without_config = true;
+            self.changes.push(Change::StartedWithoutConfig);
         }
         Ok(())
     }

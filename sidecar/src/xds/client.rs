@@ -16,6 +16,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
@@ -42,9 +43,9 @@ const MAX_RESPONSE: usize = 64 * 1024 * 1024;
 /// Requests that wait for the transport. When they are so many, no response is read until they are sent.
 const OUTBOX: usize = 16;
 
-/// How often it is looked which clusters are in panic, and so how often the server is told at most. A person
+/// How often it is looked what there is to tell the server of ourselves, and so how often it is told at most. A person
 /// who reads the condition does not mind.
-const PANIC_CHECK: Duration = Duration::from_secs(2);
+const LOOK: Duration = Duration::from_secs(2);
 
 /// The first wait is between nothing and this...
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
@@ -77,6 +78,8 @@ pub struct Client {
     wanted: watch::Receiver<BTreeSet<Arc<str>>>,
     state: watch::Sender<State>,
     retired: mpsc::UnboundedSender<Retired>,
+    /// The pod went to work before the server had answered.
+    late: Arc<AtomicBool>,
     /// The number of the last stream.
     stream: u64,
     subscription: Subscription,
@@ -105,6 +108,7 @@ impl Client {
         let (wanted, wanted_names) = watch::channel(BTreeSet::new());
         let (state, state_seen) = watch::channel(State::default());
         let (retired, retired_seen) = mpsc::unbounded_channel();
+        let handle = Handle::new(wanted, state_seen);
         let subscription = Subscription::default();
         let assembler = Assembler::default();
         let client = Self {
@@ -113,11 +117,12 @@ impl Client {
             wanted: wanted_names,
             state,
             retired,
+            late: Arc::clone(&handle.late),
             stream: 0,
             subscription,
             assembler,
         };
-        (client, Handle::new(wanted, state_seen), retired_seen)
+        (client, handle, retired_seen)
     }
 
     /// Runs for ever, on a current-thread runtime of its own. Ends only when every handle is gone.
@@ -164,8 +169,9 @@ impl Client {
         let (outbox, requests) = mpsc::channel(OUTBOX);
         self.stream = number(self.stream, SystemTime::now());
         self.subscription.opened(node(&self.options.pod, self.stream));
+        self.look_at_ourselves();
         let mut responses = Responses::new(self.options.operator.clone(), requests);
-        let mut look = tokio::time::interval(PANIC_CHECK);
+        let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let sending = self.subscription.has_request();
@@ -193,13 +199,17 @@ impl Client {
                     Err(ended) => return ended,
                 },
                 () = until(self.subscription.next_expiry()) => self.give_up(),
-                _ = look.tick() => self.look_for_panic(),
+                _ = look.tick() => self.look_at_ourselves(),
             }
         }
     }
 
-    /// Notes which clusters use all their endpoints because too few are left.
-    fn look_for_panic(&mut self) {
+    /// Notes which clusters use all their endpoints because too few are left, and whether the pod started
+    /// without the server.
+    fn look_at_ourselves(&mut self) {
+        if self.late.load(Ordering::Relaxed) {
+            self.subscription.started_without_config();
+        }
         let panicking = self.config.load().panicking();
         if self.subscription.panic(panicking.clone()) {
             tracing::warn!(?panicking, "clusters that use ejected endpoints, too few are left, have changed");
@@ -449,12 +459,18 @@ impl Backoff {
 pub struct Handle {
     wanted: watch::Sender<BTreeSet<Arc<str>>>,
     state: watch::Receiver<State>,
+    late: Arc<AtomicBool>,
 }
 
 impl Handle {
     /// For a client that reads `wanted` and tells of itself in `state`.
     pub(crate) fn new(wanted: watch::Sender<BTreeSet<Arc<str>>>, state: watch::Receiver<State>) -> Self {
-        Self { wanted, state }
+        Self { wanted, state, late: Arc::default() }
+    }
+
+    /// The pod goes to work before the server has answered; the server is told as soon as it is there.
+    pub fn started_without_config(&self) {
+        self.late.store(true, Ordering::Relaxed);
     }
 
     /// Asks for a listener: `shop/reviews:9080`, `10.96.3.7:9080`, `inbound/10.244.1.5:9080`. Asking twice is

@@ -76,11 +76,19 @@ pub struct Subscription {
     node: Node,
     types: BTreeMap<Kind, Names>,
     open: bool,
+    report: Report,
+    /// What the server was told on this stream, with the node; none: it does not know the node yet.
+    told: Option<Report>,
+    answers: VecDeque<DeltaDiscoveryRequest>,
+}
+
+/// What our own operator is told of ourselves.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+struct Report {
     /// The clusters in panic.
     panicking: BTreeSet<Arc<str>>,
-    /// Those that the server was told on this stream, with the node; none: it does not know the node yet.
-    told: Option<BTreeSet<Arc<str>>>,
-    answers: VecDeque<DeltaDiscoveryRequest>,
+    /// The pod went to work before the server had answered.
+    started_without_config: bool,
 }
 
 /// The names of one type.
@@ -134,7 +142,7 @@ impl Default for Subscription {
             node: Node::default(),
             types,
             open: false,
-            panicking: BTreeSet::new(),
+            report: Report::default(),
             told: None,
             answers: VecDeque::new(),
         }
@@ -205,15 +213,20 @@ impl Subscription {
     /// the next request, or with one that asks for nothing. Says whether it is news.
     pub fn panic(&mut self, clusters: BTreeSet<Arc<str>>) -> bool {
         let few = clusters.into_iter().take(MAX_PANICKING).collect();
-        let before = std::mem::replace(&mut self.panicking, few);
-        before != self.panicking
+        let before = std::mem::replace(&mut self.report.panicking, few);
+        before != self.report.panicking
+    }
+
+    /// The pod went to work before the server had answered; told as panic is.
+    pub fn started_without_config(&mut self) {
+        self.report.started_without_config = true;
     }
 
     /// A request that names nothing asks for everything, if it is the first of its type: there must have been
     /// another one.
     fn has_report(&self) -> bool {
         let asked = self.types.get(&Kind::Cluster).is_some_and(|names| names.asked);
-        asked && self.told.as_ref().is_some_and(|told| *told != self.panicking)
+        asked && self.told.as_ref().is_some_and(|told| *told != self.report)
     }
 
     /// The next request to send, which counts as sent: acknowledgements first, in order.
@@ -232,8 +245,8 @@ impl Subscription {
                 None => self.has_report().then(report)?,
             },
         };
-        if self.told.as_ref() != Some(&self.panicking) {
-            self.told = Some(self.panicking.clone());
+        if self.told.as_ref() != Some(&self.report) {
+            self.told = Some(self.report.clone());
             request.node = Some(self.introduction());
         }
         Some(request)
@@ -243,7 +256,7 @@ impl Subscription {
     fn introduction(&self) -> Node {
         let text = |name: &Arc<str>| value::Kind::StringValue(name.to_string());
         let value = |kind| Value { kind: Some(kind) };
-        let list = ListValue { values: self.panicking.iter().map(|name| value(text(name))).collect() };
+        let list = ListValue { values: self.report.panicking.iter().map(|name| value(text(name))).collect() };
         let mut node = self.node.clone();
         let fields = &mut node.metadata.get_or_insert_default().fields;
         let ours = fields
@@ -251,6 +264,9 @@ impl Subscription {
             .or_insert_with(|| value(value::Kind::StructValue(Struct::default())));
         if let Some(value::Kind::StructValue(ours)) = &mut ours.kind {
             ours.fields.insert("panicking".to_owned(), value(value::Kind::ListValue(list)));
+            if self.report.started_without_config {
+                ours.fields.insert("startedWithoutConfig".to_owned(), value(value::Kind::BoolValue(true)));
+            }
         }
         node
     }

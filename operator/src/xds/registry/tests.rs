@@ -151,3 +151,12 @@ fn a_client_in_panic_touches_its_clusters_when_it_begins_and_when_it_ends() {
     assert_eq!(told(&mut registry, &["shop/c:80"]), both);
     assert_eq!(told(&mut registry, &[]), [(Cluster, "shop/c:80".into())].into());
 }
+
+#[test]
+fn a_start_without_us_is_kept_with_the_stream() {
+    let mut registry = Registry::default();
+    let (id, _) = subscribed(&mut registry, "shop/a", "shop/b:80");
+    assert!(!registry.subscribers(Cluster, "shop/b:80")[0].stream.started_without_config);
+    registry.apply(id, vec![Change::StartedWithoutConfig]);
+    assert!(registry.subscribers(Cluster, "shop/b:80")[0].stream.started_without_config);
+}

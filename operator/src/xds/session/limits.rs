@@ -109,6 +109,12 @@ impl Limits {
         Some(names.into_iter().collect())
     }
 
+    /// What a sidecar says of its start: whether its pod went to work before we had answered.
+    pub(super) fn started_without_config(node: &Node) -> bool {
+        let said = ours(node).and_then(|ours| ours.fields.get("startedWithoutConfig")?.kind.as_ref());
+        matches!(said, Some(Kind::BoolValue(true)))
+    }
+
     /// A client's own words, as much of them as is kept.
     pub(super) fn shorten<'a>(&self, message: &'a str) -> &'a str {
         const MESSAGE_BYTES: usize = 2048; // A few resources' worth of Envoy's reasons.

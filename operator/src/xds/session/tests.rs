@@ -512,11 +512,26 @@ fn what_a_sidecar_reports_with_its_node_is_told_on_and_asks_for_nothing() {
     assert_eq!(reported(&mut talk)[0].len(), 64);
 }
 
+#[test]
+fn a_sidecar_that_started_without_us_says_so_once() {
+    let ours = serde_json::json!({"fairlead.dev": {"startedWithoutConfig": true}});
+    let node = Node { metadata: Some(structure(&ours)), ..node() };
+    let report = || DeltaDiscoveryRequest { node: Some(node.clone()), ..delta(Cluster) };
+    let mut talk = Talk::delta(&[(Cluster, "a", "1")]);
+    talk.subscribe(Cluster, &["a"]).passes(Cluster, &["a@1"]);
+    talk.changes();
+    talk.session.delta(report()).unwrap();
+    assert_eq!(talk.changes(), [Change::StartedWithoutConfig]);
+    talk.session.delta(report()).unwrap();
+    assert!(talk.changes().is_empty());
+}
+
 /// JSON as protobuf has it.
 fn structure(value: &serde_json::Value) -> Struct {
     fn convert(value: &serde_json::Value) -> Value {
         let kind = match value {
             serde_json::Value::String(text) => Kind::StringValue(text.clone()),
+            serde_json::Value::Bool(yes) => Kind::BoolValue(*yes),
             serde_json::Value::Array(values) => {
                 Kind::ListValue(ListValue { values: values.iter().map(convert).collect() })
             }

@@ -554,3 +554,22 @@ fn panic_alone_asks_for_nothing() {
     subscription.want(Kind::Cluster, names(&["a"]));
     assert_eq!(sent(&mut subscription), ["Cluster node +a"]);
 }
+
+#[test]
+fn a_start_without_the_server_is_told_on_every_stream() {
+    let started = |request: &DeltaDiscoveryRequest| {
+        let ours = &request.node.as_ref().unwrap().metadata.as_ref().unwrap().fields[decode::METADATA];
+        let Some(value::Kind::StructValue(ours)) = &ours.kind else { panic!("{ours:?}") };
+        ours.fields.contains_key("startedWithoutConfig")
+    };
+    let mut subscription = Subscription::default();
+    subscription.want(Kind::Cluster, names(&["a"]));
+    subscription.opened(node());
+    assert!(!started(&subscription.request(start()).unwrap()));
+    subscription.started_without_config();
+    assert!(subscription.has_request());
+    assert!(started(&subscription.request(start()).unwrap()));
+    assert!(!subscription.has_request());
+    subscription.opened(node());
+    assert!(started(&subscription.request(start()).unwrap()));
+}

@@ -1,0 +1,138 @@
+//! `fairlead check -f`: what the API server would say to files, without one.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use fairlead_crds as crds;
+use fairlead_operator::yaml;
+use serde_json::Value;
+
+use super::line::{Group, Line, count};
+use crate::inject;
+
+/// Lists in lists: nobody writes that, and a file must not be able to exhaust the stack.
+const LIST_DEPTH: usize = 4;
+
+/// The lines about these files.
+///
+/// # Errors
+/// A file that cannot be read.
+pub fn check(files: &[PathBuf]) -> Result<Vec<Group>> {
+    let mut lines = Vec::new();
+    for file in files {
+        let (name, text) = inject::read(file)?;
+        lines.extend(judge(&name, &text));
+    }
+    Ok(vec![("Files", lines)])
+}
+
+/// The lines about one file: what is wrong, object by object, or that nothing is.
+fn judge(file: &str, text: &str) -> Vec<Line> {
+    let mut lines = Vec::new();
+    let (mut ours, mut others) = (0, 0);
+    for (number, (line, document)) in (1..).zip(yaml::documents(text)) {
+        let place = format!("{file}:{number}");
+        match yaml::read(document) {
+            Ok(value) => object(&value, &place, line, 0, &mut lines, (&mut ours, &mut others)),
+            Err(error) => {
+                let message = format!("line {}: not YAML: {}", line + error.line, error.message);
+                lines.push(Line::fail(
+                    "file",
+                    place,
+                    message,
+                    "mend the YAML; what stands after it is judged",
+                ));
+            }
+        }
+    }
+    if lines.is_empty() && ours == 0 {
+        lines.push(Line::skip("file", format!("{file}: no object of fairlead.dev is in it"), ""));
+    } else if lines.is_empty() {
+        let ours = count(ours, "object of fairlead.dev is", "objects of fairlead.dev are");
+        let others = if others > 0 { format!(", {others} of other kinds not judged") } else { String::new() };
+        lines.push(Line::pass("file", file, format!("{ours} as the API server takes them{others}")));
+    }
+    lines
+}
+
+fn object(
+    value: &Value,
+    place: &str,
+    line: u64,
+    depth: usize,
+    lines: &mut Vec<Line>,
+    (ours, others): (&mut usize, &mut usize),
+) {
+    let text = |pointer: &str| value.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+    let kind = text("/kind");
+    match value.get("items").and_then(Value::as_array) {
+        Some(items) if kind.ends_with("List") && depth < LIST_DEPTH => {
+            for item in items {
+                object(item, place, line, depth + 1, lines, (&mut *ours, &mut *others));
+            }
+        }
+        _ if value.is_null() => {}
+        _ if kind.is_empty() || text("/apiVersion").is_empty() => lines.push(Line::fail(
+            "file",
+            place,
+            format!("line {line}: an object without apiVersion and kind"),
+            format!("write for instance apiVersion: {} and kind: ServiceRoute", crds::API_VERSION),
+        )),
+        _ if !crds::is_ours(value) => *others += 1,
+        _ => {
+            *ours += 1;
+            let (namespace, name) = (text("/metadata/namespace"), text("/metadata/name"));
+            let slash = if namespace.is_empty() { "" } else { "/" };
+            lines.extend(crds::validate(value).into_iter().map(|violation| {
+                let message = format!("line {line}: {kind} {namespace}{slash}{name}: {violation}");
+                Line::fail("file", place, message, "")
+            }));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::line::Verdict;
+
+    const GOOD: &str = "apiVersion: fairlead.dev/v1alpha1
+kind: ServiceRoute
+metadata: {name: reviews}
+spec: {parentRefs: [{name: reviews}]}
+";
+
+    #[test]
+    fn a_good_file_is_one_line() {
+        let text = format!("{GOOD}---\napiVersion: v1\nkind: Service\nmetadata: {{name: reviews}}\n");
+        let lines = judge("a.yaml", &text);
+        assert_eq!(lines.len(), 1);
+        assert_eq!(judge("b.yaml", "{apiVersion: v1, kind: Service}")[0].verdict, Verdict::Skip);
+        assert_eq!(lines[0].verdict, Verdict::Pass);
+        assert_eq!(
+            lines[0].message,
+            "1 object of fairlead.dev is as the API server takes them, 1 of other kinds not judged"
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_has_its_file_document_line_and_object() {
+        let bad = GOOD.replace("spec: {", "spec: {timeout: 1s, ");
+        let lines = judge("a.yaml", &format!("{GOOD}---\n{bad}---\n{{\n---\nspec: {{}}\n"));
+        assert!(lines.iter().all(|line| line.verdict == Verdict::Fail), "{lines:?}");
+        assert_eq!(lines[0].subject, "a.yaml:2");
+        assert!(lines[0].message.starts_with("line 5: ServiceRoute reviews: spec"), "{}", lines[0].message);
+        assert!(lines[0].message.contains("timeout"), "{}", lines[0].message);
+        assert_eq!(lines[1].subject, "a.yaml:3");
+        assert!(lines[1].message.contains("not YAML"), "{}", lines[1].message);
+        assert_eq!(lines[2].subject, "a.yaml:4");
+        assert!(lines[2].message.contains("without apiVersion and kind"), "{}", lines[2].message);
+    }
+
+    #[test]
+    fn lists_are_looked_into() {
+        let item = "{apiVersion: fairlead.dev/v1alpha1, kind: ServiceRoute, metadata: {name: a}, spec: {}}";
+        let lines = judge("-", &format!("apiVersion: v1\nkind: List\nitems: [{item}]\n"));
+        assert!(lines[0].message.contains("parentRefs"), "{lines:?}");
+    }
+}
