@@ -1,7 +1,7 @@
 //! Flags and environment: what was typed ([`Cli`]) and what it means ([`Settings`]). Everything is
 //! checked before a port is bound.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -23,13 +23,13 @@ pub struct Cli {
     #[arg(long, env = "FAIRLEAD_SOURCE", value_name = "DIR")]
     source: Option<PathBuf>,
     /// Where xDS is served
-    #[arg(long, env = "FAIRLEAD_XDS_LISTEN", value_name = "ADDR", default_value = "0.0.0.0:15010", value_parser = address)]
+    #[arg(long, env = "FAIRLEAD_XDS_LISTEN", value_name = "ADDR", default_value = "[::]:15010", value_parser = address)]
     xds_listen: SocketAddr,
     /// Where /objects, /clients and /snapshot are served: a loopback address
     #[arg(long, env = "FAIRLEAD_ADMIN_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:15014", value_parser = address)]
     admin_listen: SocketAddr,
     /// Where /healthz, /readyz and /metrics are served
-    #[arg(long, env = "FAIRLEAD_METRICS_LISTEN", value_name = "ADDR", default_value = "0.0.0.0:15015", value_parser = address)]
+    #[arg(long, env = "FAIRLEAD_METRICS_LISTEN", value_name = "ADDR", default_value = "[::]:15015", value_parser = address)]
     metrics_listen: SocketAddr,
     /// The name of this replica in status reports [default: the host's name]
     #[arg(long, env = "POD_NAME", value_name = "NAME")]
@@ -276,9 +276,9 @@ fn advertised(text: &str) -> Result<SocketAddr, String> {
     ip.or_else(|_| text.parse()).map_err(|_| "not an address; write IP, or IP:PORT".to_owned())
 }
 
-/// What can be dialled of an address that is listened on.
+/// What can be dialled of an address that is listened on: `[::]` takes IPv4 as well.
 fn reachable(listen: SocketAddr) -> SocketAddr {
-    let loopback = if listen.is_ipv4() { IpAddr::from([127, 0, 0, 1]) } else { Ipv6Addr::LOCALHOST.into() };
+    let loopback = Ipv4Addr::LOCALHOST.into();
     SocketAddr::new(if listen.ip().is_unspecified() { loopback } else { listen.ip() }, listen.port())
 }
 
@@ -342,7 +342,7 @@ mod tests {
         let advertise = |flags: &[&str]| interpret(flags).unwrap().advertise.to_string();
         assert_eq!(advertise(&[]), "127.0.0.1:15010");
         assert_eq!(advertise(&["--xds-listen", "10.0.0.1:7"]), "10.0.0.1:7");
-        assert_eq!(advertise(&["--xds-listen", "[::]:7"]), "[::1]:7");
+        assert_eq!(advertise(&["--xds-listen", "[::]:7"]), "127.0.0.1:7");
         assert_eq!(advertise(&["--advertise", "10.0.0.2"]), "10.0.0.2:0");
         assert_eq!(advertise(&["--advertise", "10.0.0.2:9"]), "10.0.0.2:9");
         assert_eq!(advertise(&["--advertise", "fd00::2"]), "[fd00::2]:0");

@@ -17,8 +17,8 @@
 //! A task that ends before the shutdown ends the process: half an operator is worse than none.
 
 use std::future::Future;
-use std::io::Write;
-use std::net::SocketAddr;
+use std::io::{ErrorKind, Write};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -292,9 +292,15 @@ async fn secure(
     Ok(Secured { certificates, identities, trusted })
 }
 
-/// Binds a port.
+/// Binds a port; `[::]` for IPv4 as well, and for IPv4 alone on a machine that has no IPv6.
 async fn bind(name: &str, address: SocketAddr) -> Result<(TcpListener, SocketAddr)> {
-    let listener = TcpListener::bind(address).await.with_context(|| {
+    let bound = match TcpListener::bind(address).await {
+        Err(error) if address.ip() == Ipv6Addr::UNSPECIFIED && error.kind() != ErrorKind::AddrInUse => {
+            TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await
+        }
+        bound => bound,
+    };
+    let listener = bound.with_context(|| {
         format!(
             "--{name}-listen {address} cannot be bound; write another address, or port 0 for any free one"
         )

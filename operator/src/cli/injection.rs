@@ -10,7 +10,7 @@ use super::{Nonsense, address};
 #[derive(Clone, Debug, Args)]
 pub struct InjectionFlags {
     /// Where the webhook is served, over TLS
-    #[arg(long, env = "FAIRLEAD_WEBHOOK_LISTEN", value_name = "ADDR", default_value = "0.0.0.0:15017", value_parser = address)]
+    #[arg(long, env = "FAIRLEAD_WEBHOOK_LISTEN", value_name = "ADDR", default_value = "[::]:15017", value_parser = address)]
     webhook_listen: SocketAddr,
     /// The image of the sidecar that is injected; without it no webhook is served
     #[arg(long, env = "FAIRLEAD_PROXY_IMAGE", value_name = "IMAGE")]

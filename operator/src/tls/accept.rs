@@ -115,7 +115,9 @@ impl Port {
             tracing::debug!(%peer, %error, "connection is gone already");
             return None;
         }
-        let Some(seat) = Seat::take(&self.seats, peer.ip().to_canonical(), &self.bounds) else {
+        // Who comes by IPv4 to [::] is called ::ffff:10.0.0.1.
+        let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+        let Some(seat) = Seat::take(&self.seats, peer.ip(), &self.bounds) else {
             tracing::debug!(%peer, "too many connections; refused");
             return None;
         };
