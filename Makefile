@@ -6,7 +6,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help doctor setup check demo test e2e cluster-up cluster-down image lint generate doc fuzz
+.PHONY: help doctor setup check demo test e2e soak cluster-up cluster-down image lint generate doc fuzz
 
 export T KEEP NODES PROFILE CLUSTER_BACKEND
 
@@ -31,6 +31,9 @@ test: ## every test that needs no root; T=name runs one
 
 e2e: ## the tests that need a cluster (root); T=name runs one, KEEP=1 leaves the cluster up
 	@dev/e2e
+
+soak: ## half an hour of load with restarts, a GiB, and no operator (root); prints a table
+	@dev/soak
 
 cluster-up: ## a Kubernetes cluster on this machine (root); NODES=2
 	@tests/cluster/cluster build && tests/cluster/cluster up "$${NODES:-2}"

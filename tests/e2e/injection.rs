@@ -2,8 +2,7 @@
 
 use fairlead_tests::cluster::{Cluster, load_test_server};
 use fairlead_tests::installed::Installed;
-use fairlead_tests::until::eventually;
-use serde_json::Value;
+use fairlead_tests::until::{eventually, holds};
 
 fn pod(name: &str, annotations: &str, spec: &str) -> String {
     let image = load_test_server();
@@ -25,21 +24,6 @@ spec:
     )
 }
 
-fn containers(cluster: &Cluster, pod: &str) -> Vec<String> {
-    let pod = cluster.get("pod", pod);
-    let init = pod["spec"]["initContainers"].as_array().into_iter().flatten();
-    init.map(|container| container["name"].as_str().unwrap().to_owned()).collect()
-}
-
-/// Reason and note of the events about a pod.
-fn events(cluster: &Cluster, pod: &str) -> Vec<(String, String)> {
-    let events = cluster.kubectl(&["get", "events.events.k8s.io", "-o", "json"], "").unwrap();
-    let events: Value = serde_json::from_str(&events).unwrap();
-    let of = events["items"].as_array().unwrap().iter().filter(|event| event["regarding"]["name"] == pod);
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    of.map(|event| (text(&event["reason"]), text(&event["note"]))).collect()
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sidecars_of_every_kind_of_pod_are_connected() {
     let installed = Installed::get();
@@ -51,12 +35,7 @@ async fn sidecars_of_every_kind_of_pod_are_connected() {
     meshed.apply(&pod("bare", "", "automountServiceAccountToken: false\n  shareProcessNamespace: true"));
     for name in ["one-user", "group", "bare"] {
         meshed.wait(&format!("pod/{name}"), "condition=Ready");
-        eventually(&format!("{name} is connected"), || async {
-            let page = format!("/api/v1/namespaces/{}/pods/{name}:15020/proxy/metrics", meshed.namespace);
-            let page = meshed.kubectl(&["get", "--raw", &page], "").ok()?;
-            page.lines().any(|line| line == "fairlead_xds_connected 1").then_some(())
-        })
-        .await;
+        holds(&format!("{name} is connected"), || async { meshed.is_connected(name) }).await;
     }
 }
 
@@ -73,7 +52,7 @@ fn what_cannot_work_is_refused_and_a_wrong_name_is_warned_about() {
     assert!(error.contains("did you mean fairlead.dev/workers?"), "{error}");
     // Opted out, nothing of it matters, and nobody asks us.
     meshed.apply(&pod("out", "fairlead.dev/inject: \"false\"", "securityContext: {runAsUser: 1337}"));
-    assert_eq!(containers(&meshed, "out"), Vec::<String>::new());
+    assert_eq!(meshed.init_containers("out"), Vec::<String>::new());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -89,10 +68,10 @@ async fn a_missed_pod_gets_an_event_and_counts() {
         ("typo", "UnknownAnnotation", "did you mean fairlead.dev/workers?"),
     ] {
         eventually(&format!("{name} has its event"), || async {
-            events(&late, name).into_iter().find(|(found, text)| found == reason && text.contains(note))
+            late.events(name).into_iter().find(|(found, text)| found == reason && text.contains(note))
         })
         .await;
-        let said = events(&late, name).into_iter().filter(|(found, _)| found == reason).count();
+        let said = late.events(name).into_iter().filter(|(found, _)| found == reason).count();
         assert_eq!(said, 1, "{name}");
     }
     eventually("the holder counts it", || async {

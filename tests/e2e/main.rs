@@ -16,7 +16,12 @@ mod before;
 mod chart;
 mod check;
 mod cluster;
+mod databases;
+mod escapes;
 mod injection;
 mod pods;
+mod probes;
 
 mod alone;
+
+mod soak;

@@ -145,17 +145,19 @@ pub fn load_test_server() -> &'static str {
     const NAME: &str = "localhost/fairlead-test-server:1";
     static DONE: OnceLock<()> = OnceLock::new();
     DONE.get_or_init(|| {
-        let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("cluster");
-        let archive = program::folder().join("fairlead-test-server.tar");
-        let server = format!("{}:/server", program::path("fairlead-test-server").display());
-        run(Command::new(tools.join("image"))
-            .arg(NAME)
-            .arg(&archive)
-            .args(["--entrypoint", "/server"])
-            .args(["--with-libraries", &server]));
-        load_image(&archive);
+        let server = (program::path("fairlead-test-server"), "/server");
+        build_image(NAME, "fairlead-test-server.tar", &[server], &["--entrypoint", "/server"]);
     });
     NAME
+}
+
+/// Builds an image of these files and the libraries that they load, and loads it on every node.
+pub fn build_image(name: &str, archive: &str, content: &[(PathBuf, &str)], flags: &[&str]) {
+    let archive = program::folder().join(archive);
+    let content = content.iter().map(|(file, place)| format!("{}:{place}", file.display()));
+    let mut build = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("cluster/image"));
+    run(build.arg(name).arg(&archive).args(flags).arg("--with-libraries").args(content));
+    load_image(&archive);
 }
 
 /// Loads an image archive on every node.

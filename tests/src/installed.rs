@@ -18,6 +18,8 @@ use crate::program;
 
 /// Where the operator is.
 pub const NAMESPACE: &str = "fairlead-system";
+/// The operator's pods.
+const SELECTOR: &str = "app.kubernetes.io/name=fairlead,app.kubernetes.io/component=operator";
 /// The release's name.
 pub const RELEASE: &str = "fairlead";
 
@@ -60,10 +62,20 @@ impl Installed {
         kubectl(&[&["-n", NAMESPACE], arguments].concat(), "")
     }
 
+    /// Has so many replicas of the operator run, and waits until that is so.
+    pub fn scale(&self, replicas: u32) {
+        let deployment = "deployment/fairlead-operator";
+        self.kubectl(&["scale", deployment, &format!("--replicas={replicas}")]).unwrap();
+        if replicas == 0 {
+            self.kubectl(&["wait", "pods", "-l", SELECTOR, "--for=delete", "--timeout=60s"]).unwrap();
+        } else {
+            self.kubectl(&["rollout", "status", deployment, "--timeout=120s"]).unwrap();
+        }
+    }
+
     /// The names of the operator's pods that do not end.
     pub fn pods(&self) -> Vec<String> {
-        let selector = "app.kubernetes.io/name=fairlead,app.kubernetes.io/component=operator";
-        let pods = self.kubectl(&["get", "pods", "-l", selector, "-o", "json"]).unwrap();
+        let pods = self.kubectl(&["get", "pods", "-l", SELECTOR, "-o", "json"]).unwrap();
         let pods: Value = serde_json::from_str(&pods).unwrap();
         let lives = |pod: &&Value| pod["metadata"]["deletionTimestamp"].is_null();
         let items = pods["items"].as_array().into_iter().flatten().filter(lives);
@@ -131,6 +143,25 @@ fn load_images() {
         assert!(archive.exists(), "{} is missing: make image", archive.display());
         load_image(&archive);
     }
+}
+
+/// Loads the same images under another tag, as if they were the next version, and returns the tag.
+pub fn load_next_images() -> String {
+    let version = env!("CARGO_PKG_VERSION");
+    // As long as the version: what the archive says of sizes stays true.
+    let tag = "9".repeat(version.len());
+    for name in ["operator", "proxy"] {
+        let mut archive = fs::read(images().join(format!("{name}.tar"))).unwrap();
+        let this = format!("\"localhost/fairlead-{name}:{version}\"");
+        let next = format!("\"localhost/fairlead-{name}:{tag}\"");
+        // The manifest stands last.
+        let at = archive.windows(this.len()).rposition(|window| window == this.as_bytes()).unwrap();
+        archive[at..at + next.len()].copy_from_slice(next.as_bytes());
+        let file = images().join(format!("{name}-next.tar"));
+        fs::write(&file, archive).unwrap();
+        load_image(&file);
+    }
+    tag
 }
 
 /// Where `make image` puts them.

@@ -21,6 +21,7 @@ pub mod world;
 pub mod check;
 pub mod installed;
 pub mod workload;
+pub mod databases;
 pub mod cluster;
 pub mod operator;
 pub mod sidecar;

@@ -26,6 +26,8 @@ use crate::until::LIMIT;
 /// | `Watch` | the message, `COUNT SIZE`, asks for so many messages of so many bytes |
 /// | `Chat` | each message back as it comes |
 /// | `Hang` | no answer, until the caller gives up |
+///
+/// Asked for its health (`grpc.health.v1.Health/Check`) it says SERVING.
 #[derive(Debug)]
 pub struct Application {
     /// What it calls itself, in the header `x-backend`.
@@ -178,9 +180,11 @@ async fn answer(
             }
             stream.send_trailers(status(0))?;
         }
-        _ => {
+        path => {
+            let serving = [8, 1]; // Field 1, an enum: SERVING.
+            let reply = if path.ends_with(".Health/Check") { prefixed(&serving) } else { first };
             let mut stream = respond.send_response(head.body(())?, false)?;
-            send(&mut stream, first, |_| {}).await?;
+            send(&mut stream, reply, |_| {}).await?;
             stream.send_trailers(status(0))?;
         }
     }

@@ -113,6 +113,30 @@ impl Cluster {
         items.map(|pod| pod["metadata"]["name"].as_str().unwrap().to_owned()).collect()
     }
 
+    /// Whether the sidecar of a pod has a stream to the operator.
+    pub fn is_connected(&self, pod: &str) -> bool {
+        let page = format!("/api/v1/namespaces/{}/pods/{pod}:15020/proxy/metrics", self.namespace);
+        let page = self.kubectl(&["get", "--raw", &page], "");
+        page.is_ok_and(|page| page.lines().any(|line| line == "fairlead_xds_connected 1"))
+    }
+
+    /// Reason and note of the events about an object.
+    pub fn events(&self, name: &str) -> Vec<(String, String)> {
+        let events = self.kubectl(&["get", "events.events.k8s.io", "-o", "json"], "").unwrap();
+        let events: Value = serde_json::from_str(&events).unwrap();
+        let of =
+            events["items"].as_array().unwrap().iter().filter(|event| event["regarding"]["name"] == name);
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        of.map(|event| (text(&event["reason"]), text(&event["note"]))).collect()
+    }
+
+    /// The names of a pod's init containers.
+    pub fn init_containers(&self, pod: &str) -> Vec<String> {
+        let pod = self.get("pod", pod);
+        let init = pod["spec"]["initContainers"].as_array().into_iter().flatten();
+        init.map(|container| container["name"].as_str().unwrap().to_owned()).collect()
+    }
+
     /// A pod to call from, once it is ready.
     pub fn caller(&self, name: &str) -> Caller<'_> {
         let image = load_test_server();
@@ -155,10 +179,24 @@ impl Caller<'_> {
 
     /// Calls until it is told to stop.
     pub fn load(&self, url: &str, rate: u32) -> InPod {
-        let (rate, namespace) = (rate.to_string(), self.cluster.namespace.as_str());
+        self.begin(&["load", url, "--rate", &rate.to_string()])
+    }
+
+    /// Runs the test server in the pod beside what else the test does.
+    pub fn begin(&self, arguments: &[&str]) -> InPod {
         let mut child = Command::new("kubectl")
-            .args(["-n", namespace, "exec", "-i", self.pod.as_str(), "-c", "app", "--"])
-            .args(["/server", "load", url, "--rate", &rate])
+            .args([
+                "-n",
+                &self.cluster.namespace,
+                "exec",
+                "-i",
+                self.pod.as_str(),
+                "-c",
+                "app",
+                "--",
+                "/server",
+            ])
+            .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -179,7 +217,7 @@ impl Caller<'_> {
     }
 }
 
-/// A load in a pod. Dropped, it ends.
+/// A load, or another command that goes on, in a pod. Dropped, it ends.
 #[derive(Debug)]
 pub struct InPod {
     child: Child,

@@ -1,7 +1,10 @@
 //! `helm install`, `upgrade`, `rollback`, `uninstall`, `test`: what each changes, and what it must not.
 
-use fairlead_tests::cluster::{Cluster, kubectl};
-use fairlead_tests::installed::{Installed, NAMESPACE, RELEASE, helm, upgrade};
+use fairlead_tests::cluster::kubectl;
+use fairlead_tests::installed::{Installed, NAMESPACE, RELEASE, helm, load_next_images, upgrade};
+use fairlead_tests::until::blocking;
+
+use super::shop::{Shop, URL, ends_well, sidecar_image};
 
 const WEBHOOK: &str = "mutatingwebhookconfiguration/fairlead-operator";
 
@@ -29,33 +32,73 @@ fn two_replicas_are_ready_on_two_nodes_under_the_restricted_standard() {
 }
 
 #[test]
-fn upgrade_and_rollback_keep_the_ca_bundle() {
-    let _changed = Installed::get().changed();
+fn upgraded_and_rolled_back_under_load() {
+    let installed = Installed::get();
+    let _changed = installed.changed();
+    let shop = Shop::open();
+    let caller = shop.cluster.caller("frontend");
+    shop.mark("before");
     let bundle = "{.webhooks[0].clientConfig.caBundle}";
     kubectl(&["wait", WEBHOOK, &format!("--for=jsonpath={bundle}"), "--timeout=60s"], "").unwrap();
-    let before = field(WEBHOOK, bundle);
-    upgrade(&["--set", "webhook.failurePolicy=Ignore"]).unwrap();
+    let before = (field(WEBHOOK, bundle), installed.pods(), revision());
+    let mut load = caller.load(URL, 200);
+    load.goes_on(200);
+
+    // A value that rolls the operator's pods.
+    upgrade(&["--set", "webhook.failurePolicy=Ignore", "--set-string", "operator.podAnnotations.round=1"])
+        .unwrap();
     assert_eq!(field(WEBHOOK, "{.webhooks[0].failurePolicy}"), "Ignore");
-    assert_eq!(field(WEBHOOK, bundle), before);
-    helm(&["rollback", RELEASE, "-n", NAMESPACE, "--wait", "--timeout", "120s"]).unwrap();
+    assert_eq!(field(WEBHOOK, bundle), before.0);
+    assert!(installed.pods().iter().all(|pod| !before.1.contains(pod)), "{before:?}");
+    shop.mark("upgraded");
+    load.goes_on(200);
+
+    // The next version, of operator and sidecars.
+    let tag = load_next_images();
+    let [operator, proxy] = ["operator", "proxy"].map(|name| format!("image.{name}.tag={tag}"));
+    upgrade(&["--set-string", &operator, "--set-string", &proxy]).unwrap();
+    shop.mark("next");
+    shop.is_marked(&caller, "next");
+    let old = &shop.cluster.pods("web")[0];
+    blocking("an old sidecar is reported", || {
+        shop.cluster.events(old).iter().any(|(reason, _)| reason == "SidecarOfAnotherVersion")
+    });
+    shop.restart();
+    for pod in shop.cluster.pods("web") {
+        let pod = shop.cluster.get("pod", &pod);
+        assert!(sidecar_image(&pod).ends_with(&format!(":{tag}")), "{pod}");
+    }
+    load.goes_on(200);
+
+    // And back to what was there first; sidecars of the next version go on with it.
+    helm(&["rollback", RELEASE, &before.2, "-n", NAMESPACE, "--wait", "--timeout", "120s"]).unwrap();
     assert_eq!(field(WEBHOOK, "{.webhooks[0].failurePolicy}"), "Fail");
-    assert_eq!(field(WEBHOOK, bundle), before);
+    assert_eq!(field(WEBHOOK, bundle), before.0);
+    shop.mark("back");
+    shop.is_marked(&caller, "back");
+    load.goes_on(200);
+    ends_well(load, "two upgrades and a rollback");
+}
+
+/// The release's revision.
+fn revision() -> String {
+    let status = helm(&["status", RELEASE, "-n", NAMESPACE, "-o", "json"]).unwrap();
+    let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+    status["version"].to_string()
 }
 
 #[test]
-fn uninstalling_keeps_the_definitions_and_what_was_written() {
+fn uninstalled_and_installed_again_under_load() {
     let changed = Installed::get().changed();
-    let cluster = Cluster::new();
-    cluster.apply(
-        "apiVersion: fairlead.dev/v1alpha1
-kind: ServiceRoute
-metadata: {name: kept}
-spec:
-  parentRefs: [{name: reviews}]
-",
-    );
+    let shop = Shop::open();
+    let caller = shop.cluster.caller("frontend");
+    shop.mark("kept");
+    let secret = "secret/fairlead-operator-tls";
+    let roots = field(secret, "{.data.ca\\.crt}");
+    let mut load = caller.load(URL, 200);
+    load.goes_on(200);
+
     helm(&["uninstall", RELEASE, "-n", NAMESPACE, "--wait", "--timeout", "120s"]).unwrap();
-    assert_eq!(cluster.get("serviceroute", "kept")["metadata"]["name"], "kept");
     for gone in [
         WEBHOOK,
         "clusterrole/fairlead-operator",
@@ -68,9 +111,34 @@ spec:
         let found = kubectl(&["get", gone, "-n", NAMESPACE, "--ignore-not-found", "-o", "name"], "");
         assert_eq!(found.unwrap(), "", "{gone}");
     }
-    // What was kept is taken over by the next installation.
+    // Definitions, objects, and what the sidecars were told stay.
+    assert_eq!(shop.cluster.get("serviceroute", "web")["metadata"]["name"], "web");
+    shop.is_marked(&caller, "kept");
+    load.goes_on(400);
+    // A new pod is one without a mesh, and calls those who have it.
+    let plain = shop.cluster.caller("plain");
+    assert_eq!(shop.cluster.init_containers("plain"), Vec::<String>::new());
+    let said = plain.calls(URL, 10, &[]);
+    assert_eq!(
+        (&said["failed"], &said["last_headers"]["x-mark"]),
+        (&0.into(), &serde_json::Value::Null),
+        "{said}"
+    );
+
+    // What was kept is taken over by the next installation: roots, objects, sidecars.
     drop(changed);
-    assert_eq!(cluster.get("serviceroute", "kept")["metadata"]["name"], "kept");
+    assert_eq!(field(secret, "{.data.ca\\.crt}"), roots);
+    let mut pods = shop.cluster.pods("web");
+    pods.push("frontend".to_owned());
+    shop.are_connected(&pods);
+    shop.is_marked(&caller, "kept");
+    shop.mark("again");
+    shop.is_marked(&caller, "again");
+    let late = shop.cluster.caller("late");
+    assert_eq!(shop.cluster.init_containers("late"), ["fairlead-redirect", "fairlead-proxy"]);
+    shop.is_marked(&late, "again");
+    load.goes_on(200);
+    ends_well(load, "uninstalling and installing");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! A caller: calls a URL at a rate, on kept connections, and says what came of it as one line of JSON.
 //!
 //! Ends when standard input does (the test lets go of `kubectl exec -i`), when `--count` calls are made, or
-//! after ten minutes. Every hundred calls a line `made N`, for the test to wait for.
+//! after half an hour. Every hundred calls a line `made N`, for the test to wait for.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use fairlead_tests::client::{Answer, Call, Http1};
 use serde_json::json;
 use tokio::io::AsyncReadExt;
@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 /// No load lasts longer, whatever becomes of its test.
-const END: Duration = Duration::from_secs(600);
+const END: Duration = Duration::from_secs(1800);
 
 /// A call that takes longer has failed.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -56,7 +56,6 @@ impl Flags {
                 "--callers" => flags.callers = value.parse()?,
                 "--method" => flags.call.method = value,
                 "--body" => flags.call.body = value.into(),
-                "--size" => flags.call.body = vec![b'x'; value.parse()?].into(),
                 "--header" => {
                     let (name, value) = value.split_once(':').context("a header is NAME:VALUE")?;
                     flags.call = flags.call.header(name, value.trim());
@@ -66,6 +65,14 @@ impl Flags {
         }
         Ok(flags)
     }
+}
+
+/// One call, which fails unless it is answered with 200: for a probe.
+pub async fn check(url: &str) -> anyhow::Result<()> {
+    let flags = Flags::parse([url.to_owned()].into_iter())?;
+    let answer = one(&flags, &mut None).await.map_err(anyhow::Error::msg)?;
+    ensure!(answer.status == 200, "{}", answer.status);
+    Ok(())
 }
 
 /// Calls until the end, and says what came of it.
@@ -85,26 +92,25 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
     };
     let all = callers.join_all();
     tokio::pin!(all);
-    let outcomes = tokio::select! {
-        outcomes = &mut all => outcomes,
+    let tallies = tokio::select! {
+        tallies = &mut all => tallies,
         () = input_ends => {
             stop.store(true, Ordering::Relaxed);
             all.await
         }
     };
-    let outcomes: Vec<Outcome> = outcomes.into_iter().flatten().collect();
-    say(&summary(&outcomes).to_string());
+    let mut tally = Tally::default();
+    tallies.into_iter().for_each(|one| tally.add(one));
+    say(&tally.summary().to_string());
     Ok(())
 }
 
-type Outcome = Result<Answer, String>;
-
-async fn caller(flags: Arc<Flags>, stop: Arc<AtomicBool>, made: Arc<AtomicUsize>) -> Vec<Outcome> {
+async fn caller(flags: Arc<Flags>, stop: Arc<AtomicBool>, made: Arc<AtomicUsize>) -> Tally {
     let start = Instant::now();
     let callers = u32::try_from(flags.callers).unwrap_or(1);
     let mut clock = interval(Duration::from_secs_f64(f64::from(callers) / flags.rate));
     clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut connection, mut outcomes) = (None, Vec::new());
+    let (mut connection, mut tally) = (None, Tally::default());
     while !stop.load(Ordering::Relaxed) && start.elapsed() < END {
         clock.tick().await;
         let number = made.fetch_add(1, Ordering::Relaxed);
@@ -116,15 +122,17 @@ async fn caller(flags: Arc<Flags>, stop: Arc<AtomicBool>, made: Arc<AtomicUsize>
         if outcome.is_err() {
             connection = None;
         }
-        outcomes.push(outcome);
+        tally.count(
+            outcome.map_err(|error| format!("{error} (after {:.1} s)", start.elapsed().as_secs_f64())),
+        );
         if (number + 1).is_multiple_of(100) {
             say(&format!("made {}", number + 1));
         }
     }
-    outcomes
+    tally
 }
 
-async fn one(flags: &Flags, connection: &mut Option<Http1>) -> Outcome {
+async fn one(flags: &Flags, connection: &mut Option<Http1>) -> Result<Answer, String> {
     let called = async {
         let mut open = match connection.take() {
             Some(open) => open,
@@ -139,32 +147,70 @@ async fn one(flags: &Flags, connection: &mut Option<Http1>) -> Outcome {
     called.await.map_err(|error| format!("{}: {error:#}", flags.authority))
 }
 
-/// Calls by status and by backend, the first answers' texts, and why calls failed.
-fn summary(outcomes: &[Outcome]) -> serde_json::Value {
-    let (mut statuses, mut backends, mut bodies) =
-        (BTreeMap::<u16, usize>::new(), BTreeMap::<&str, usize>::new(), BTreeMap::<String, usize>::new());
-    let mut failed = Vec::new();
-    let mut headers = BTreeMap::new();
-    for outcome in outcomes {
+/// So many bodies, and failures, are told in words.
+const WORDS: usize = 20;
+
+/// Calls by status and by backend, the first answers' texts, and why calls failed: as much for a million calls
+/// as for ten.
+#[derive(Default)]
+struct Tally {
+    calls: usize,
+    statuses: BTreeMap<u16, usize>,
+    backends: BTreeMap<String, usize>,
+    bodies: BTreeMap<String, usize>,
+    last_headers: BTreeMap<String, String>,
+    failed: usize,
+    failures: Vec<String>,
+}
+
+impl Tally {
+    fn count(&mut self, outcome: Result<Answer, String>) {
+        self.calls += 1;
         match outcome {
             Ok(answer) => {
-                *statuses.entry(answer.status).or_default() += 1;
-                *backends.entry(answer.backend()).or_default() += 1;
-                if bodies.len() < 20 {
-                    *bodies.entry(answer.text()).or_default() += 1;
-                }
-                headers = answer.headers.iter().cloned().collect();
+                *self.statuses.entry(answer.status).or_default() += 1;
+                *self.backends.entry(answer.backend().to_owned()).or_default() += 1;
+                let text = answer.text();
                 if answer.status != 200 {
-                    failed.push(format!("{} {}", answer.status, answer.text()));
+                    self.fail(format!("{} {text}", answer.status));
                 }
+                if self.bodies.len() < WORDS || self.bodies.contains_key(&text) {
+                    *self.bodies.entry(text).or_default() += 1;
+                }
+                self.last_headers = answer.headers.into_iter().collect();
             }
-            Err(error) => failed.push(error.clone()),
+            Err(error) => self.fail(error),
         }
     }
-    let total = failed.len();
-    failed.truncate(20);
-    json!({"calls": outcomes.len(), "statuses": statuses, "backends": backends, "bodies": bodies,
-        "last_headers": headers, "failed": total, "failures": failed})
+
+    fn fail(&mut self, failure: String) {
+        self.failed += 1;
+        if self.failures.len() < WORDS {
+            self.failures.push(failure);
+        }
+    }
+
+    fn add(&mut self, other: Self) {
+        self.calls += other.calls;
+        other
+            .statuses
+            .into_iter()
+            .for_each(|(status, calls)| *self.statuses.entry(status).or_default() += calls);
+        other.backends.into_iter().for_each(|(name, calls)| *self.backends.entry(name).or_default() += calls);
+        other.bodies.into_iter().for_each(|(text, calls)| *self.bodies.entry(text).or_default() += calls);
+        if other.calls > 0 {
+            self.last_headers = other.last_headers;
+        }
+        self.failed += other.failed;
+        self.failures.extend(other.failures);
+        self.failures.truncate(WORDS);
+    }
+
+    fn summary(self) -> serde_json::Value {
+        json!({"calls": self.calls, "statuses": self.statuses, "backends": self.backends,
+            "bodies": self.bodies, "last_headers": self.last_headers, "failed": self.failed,
+            "failures": self.failures})
+    }
 }
 
 /// A line for who started this.

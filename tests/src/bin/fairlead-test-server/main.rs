@@ -10,7 +10,13 @@
 //! fairlead-test-server idle [URL]                        waits for SIGTERM, and then calls URL
 //! fairlead-test-server bytes ADDR                        a megabyte to an echo: the same must come back
 //! fairlead-test-server upgrade URL                       a WebSocket's handshake and bytes: the same must come back
+//! fairlead-test-server upload URL BYTES                  so many bytes to a `serve`: their sum must come back
+//! fairlead-test-server stream ADDR SECONDS               one gRPC call whose messages go on for so long
 //! fairlead-test-server load URL [FLAGS]                  calls URL until standard input ends; says what came of it
+//! fairlead-test-server check URL                         fails unless a call is answered with 200
+//! fairlead-test-server kill NAME                         kills the processes of that name that it can see
+//! fairlead-test-server subscribe ADDR NODE TYPE NAME [COUNT] [REFUSAL]   an xDS client with the pod's own token
+//! fairlead-test-server flood ADDR BYTES                  an admission request of so many bytes
 //! ```
 
 // A harness says things on standard output and starts tasks: it is no part of the product.
@@ -19,8 +25,10 @@
 mod bytes;
 mod load;
 mod serve;
+mod stranger;
+mod stream;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use tokio::signal::unix::{SignalKind, signal};
 
 fn main() -> anyhow::Result<()> {
@@ -63,6 +71,16 @@ async fn run() -> anyhow::Result<()> {
         }
         "bytes" => bytes::echoed(&next("ADDR")?).await,
         "upgrade" => bytes::upgraded(&next("URL")?).await,
+        "upload" => bytes::uploaded(&next("URL")?, next("BYTES")?.parse()?).await,
+        "stream" => stream::chat(&next("ADDR")?, next("SECONDS")?.parse()?).await,
+        "check" => load::check(&next("URL")?).await,
+        "kill" => kill(&next("NAME")?),
+        "subscribe" => {
+            let (address, node, kind, name) = (next("ADDR")?, next("NODE")?, next("TYPE")?, next("NAME")?);
+            let count = next("COUNT").map_or(Ok(1), |count| count.parse())?;
+            stranger::subscribe(&address, &node, &kind, &name, count, next("REFUSAL").ok()).await
+        }
+        "flood" => stranger::flood(&next("ADDR")?, next("BYTES")?.parse()?).await,
         "load" => load::run(load::Flags::parse(arguments)?).await,
         other => bail!("{other} is no role"),
     }
@@ -71,6 +89,26 @@ async fn run() -> anyhow::Result<()> {
 /// Returns at SIGTERM.
 async fn terminated() -> anyhow::Result<()> {
     signal(SignalKind::terminate())?.recv().await;
+    Ok(())
+}
+
+/// Sends SIGKILL to every process of this name but ourselves: of this container, or of the pod where its
+/// containers share their processes.
+fn kill(name: &str) -> anyhow::Result<()> {
+    let mut killed = 0;
+    for entry in std::fs::read_dir("/proc")? {
+        let Some(id) = entry?.file_name().to_str().and_then(|id| id.parse::<i32>().ok()) else { continue };
+        // What has ended meanwhile has no name any more.
+        let is_it = std::fs::read_to_string(format!("/proc/{id}/comm")).is_ok_and(|comm| comm.trim() == name);
+        if let Some(process) = rustix::process::Pid::from_raw(id)
+            && is_it
+            && process != rustix::process::getpid()
+        {
+            rustix::process::kill_process(process, rustix::process::Signal::KILL)?;
+            killed += 1;
+        }
+    }
+    ensure!(killed > 0, "no process is called {name}");
     Ok(())
 }
 

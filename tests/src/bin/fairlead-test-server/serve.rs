@@ -2,6 +2,7 @@
 //! callers learn late, before it stops accepting, finishes what is in flight and exits.
 
 use std::convert::Infallible;
+use std::hash::Hasher;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -21,6 +22,8 @@ use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::OnceCell;
 use tokio::task::JoinSet;
+
+use super::bytes::Sum;
 
 /// HTTP/1.1 until `linger` milliseconds after SIGTERM.
 pub async fn http(address: &str, linger: u64, answer: &str) -> anyhow::Result<()> {
@@ -54,11 +57,18 @@ impl Answer {
         if request.headers().contains_key("upgrade") {
             return switch(request);
         }
-        let (parts, body) = request.into_parts();
+        let (parts, mut body) = request.into_parts();
         if parts.uri.path() == "/farewell" {
             self.farewells.fetch_add(1, Ordering::SeqCst);
         }
-        let read = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+        let (mut sum, mut length) = (Sum::new(), 0);
+        // A body that breaks off is a short one.
+        while let Some(Ok(frame)) = body.frame().await {
+            if let Ok(data) = frame.into_data() {
+                length += data.len();
+                sum.write(&data);
+            }
+        }
         let (status, body) = if parts.uri.path() == "/seen" {
             let headers: Vec<_> = parts
                 .headers
@@ -66,7 +76,7 @@ impl Answer {
                 .map(|(name, value)| json!([name.as_str(), String::from_utf8_lossy(value.as_bytes())]))
                 .collect();
             let seen = json!({"backend": self.name, "method": parts.method.as_str(), "headers": headers,
-                "length": read.len(), "farewells": self.farewells.load(Ordering::SeqCst)});
+                "length": length, "sum": sum.finish(), "farewells": self.farewells.load(Ordering::SeqCst)});
             (200, seen.to_string())
         } else {
             (self.status, self.body.clone())
