@@ -51,7 +51,8 @@ pub trait Source: Send {
 
     /// Moves on what depends on this body without taking a piece of it: an HTTP/1.1 answer carries on the
     /// upload of its request. Called while the reader of this body is itself held up, so that a caller who
-    /// reads only after it has sent everything is not waited for in vain. A wrapper passes it on.
+    /// reads only after it has sent everything is not waited for in vain; whoever reads ahead reads less. A
+    /// wrapper passes it on.
     fn poll_progress(self: Pin<&mut Self>, _context: &mut Context<'_>) {}
 }
 

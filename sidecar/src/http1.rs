@@ -23,9 +23,10 @@ mod caller;
 pub mod encode;
 pub mod body;
 pub mod head;
-mod buffers;
 
 use std::time::Duration;
+
+use crate::buffers;
 
 pub use informational::Informational;
 pub use upgrade::{Io, Upgraded};

@@ -27,6 +27,7 @@ pub mod http1;
 pub mod body;
 pub mod failure;
 pub mod drain;
+pub mod buffers;
 pub mod spawn;
 pub mod access_log;
 pub mod hops;

@@ -9,13 +9,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use prometheus_client::metrics::counter::Counter;
 use socket2::SockRef;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 
+use crate::buffers::{self, Blocked, Piece};
 use crate::cluster::{Cluster, Outcome, Picked};
 use crate::failure::{Failure, Kind};
 use crate::pool::admission::Want;
@@ -24,9 +25,6 @@ use crate::proxy::{Proxy, now};
 
 /// A connect is tried at so many endpoints: nothing was sent, so it is always safe.
 const ATTEMPTS: usize = 3;
-
-/// What is read at once. Smaller pieces cost a system call each; larger ones gain nothing measurable.
-const PIECE: usize = 64 * 1024;
 
 /// A connection to an endpoint, for bytes.
 #[derive(Debug)]
@@ -101,23 +99,37 @@ async fn copy(from: ReadHalf<'_>, mut to: WriteHalf<'_>, first: Bytes, counter: 
         counter.inc_by(first.len() as u64);
     }
     drop(first);
+    let mut piece = Piece::default();
     loop {
         from.readable().await?;
-        let mut piece = vec![0; PIECE];
+        let mut buffer = BytesMut::new();
         loop {
-            match from.try_read(&mut piece) {
+            buffers::make_room(&mut buffer, u64::MAX, piece);
+            let offered = buffer.capacity();
+            let read = match from.try_read_buf(&mut buffer) {
                 Ok(0) => return to.shutdown().await,
-                Ok(read) => {
-                    to.write_all(piece.get(..read).unwrap_or_default()).await?;
-                    counter.inc_by(read as u64);
-                    if read < PIECE {
-                        break; // Most likely that was all: the buffer is not held while we wait.
-                    }
-                }
+                Ok(read) => read,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) => return Err(error),
+            };
+            piece.read(read, offered);
+            let written = match to.try_write(&buffer) {
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
+                written => written.unwrap_or(0),
+            };
+            if written < read {
+                piece.shrink();
+                let rest = buffer.get(written..).unwrap_or_default();
+                let _blocked = Blocked::new(rest.len());
+                to.write_all(rest).await?;
+            }
+            counter.inc_by(read as u64);
+            buffer.clear();
+            if read < offered {
+                break; // Most likely that was all: the buffer is not held while we wait.
             }
         }
+        buffers::give(buffer);
     }
 }
 
@@ -154,7 +166,7 @@ mod tests {
         let mut heard = String::new();
         upstream.read_to_string(&mut heard).await.unwrap();
         assert_eq!(heard, "first question");
-        let long = vec![b'x'; 3 * PIECE + 7];
+        let long = vec![b'x'; 300_007];
         upstream.write_all(&long).await.unwrap();
         drop(upstream);
         let mut answer = Vec::new();

@@ -15,10 +15,11 @@ use tokio::io::AsyncReadExt;
 use tokio::net::tcp::OwnedReadHalf;
 
 use crate::body::{Body, Error, Source};
+use crate::buffers::{self, Piece};
+use crate::http1::Limits;
 use crate::http1::body::{Decoder, Step};
 use crate::http1::encode::{self, Persistence};
 use crate::http1::head::{self, Framing, Refusal, RequestHead, Scan};
-use crate::http1::{Limits, buffers};
 
 /// Interim answers that a caller has not taken; more are dropped.
 const MAX_INTERIM: usize = 64 * 1024;
@@ -40,6 +41,7 @@ impl Shared {
         let reader = Reader {
             half: Some(half),
             buffer,
+            piece: Piece::default(),
             scan: Scan::default(),
             decoder: Decoder::new(Framing::None),
             exchange: 0,
@@ -110,6 +112,7 @@ pub(in crate::http1) struct Reader {
     /// None once the connection was given away.
     half: Option<OwnedReadHalf>,
     buffer: BytesMut,
+    piece: Piece,
     scan: Scan,
     /// Of the current request's body.
     decoder: Decoder,
@@ -168,9 +171,13 @@ impl Reader {
         self.answered = false;
         self.decoder = Decoder::new(head.framing);
         let body = match head.framing {
-            Framing::None | Framing::Length(0) | Framing::Close => Body::Empty,
+            Framing::None | Framing::Length(0) | Framing::Close => {
+                self.piece.shrink();
+                Body::Empty
+            }
             // What is there already needs no reader.
             Framing::Length(length) if length <= self.buffer.len() as u64 => {
+                self.piece.shrink();
                 match self.decoder.decode(&mut self.buffer) {
                     Ok(Step::Data(data)) => Body::Bytes(data),
                     _ => Body::Empty,
@@ -190,13 +197,17 @@ impl Reader {
             ready!(half.as_ref().poll_read_ready(context))?;
             self.buffer = buffers::take();
         }
-        buffers::make_room(&mut self.buffer, self.decoder.expected());
+        buffers::make_room(&mut self.buffer, self.decoder.expected(), self.piece);
+        let offered = self.buffer.capacity() - self.buffer.len();
         match ready!(pin!(half.read_buf(&mut self.buffer)).poll(context)) {
             Ok(0) => {
                 self.ended = true;
                 Poll::Ready(Ok(false))
             }
-            Ok(_) => Poll::Ready(Ok(true)),
+            Ok(read) => {
+                self.piece.read(read, offered);
+                Poll::Ready(Ok(true))
+            }
             Err(error) => {
                 self.ended = true;
                 Poll::Ready(Err(error))
@@ -290,5 +301,12 @@ impl Source for RequestBody {
     fn size_hint(&self) -> SizeHint {
         let reader = self.shared.reader();
         if reader.exchange == self.exchange { reader.decoder.size_hint() } else { SizeHint::default() }
+    }
+
+    fn poll_progress(self: Pin<&mut Self>, _context: &mut Context<'_>) {
+        let mut reader = self.shared.reader();
+        if reader.exchange == self.exchange {
+            reader.piece.shrink();
+        }
     }
 }

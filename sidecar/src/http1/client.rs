@@ -28,13 +28,14 @@ use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
 use crate::body::{Body, Error};
+use crate::buffers::{self, Piece};
 use crate::failure::{Failure, Kind};
+use crate::http1::Limits;
 use crate::http1::body::{Decoder, Step};
 use crate::http1::encode::{self, Encoder, Out};
 use crate::http1::head::{self, Framing, ResponseHead, Scan, fields};
 use crate::http1::informational::Informational;
 use crate::http1::upgrade::{Io, UpstreamIo};
-use crate::http1::{Limits, buffers};
 
 use answer::Answer;
 
@@ -51,6 +52,7 @@ struct Inner {
     /// The next request is the last.
     last: bool,
     buffer: BytesMut,
+    piece: Piece,
     scan: Scan,
     /// Of the answer's body.
     decoder: Decoder,
@@ -96,6 +98,7 @@ impl Connection {
             requests: 0,
             last: false,
             buffer: BytesMut::new(),
+            piece: Piece::default(),
             scan: Scan::default(),
             decoder: Decoder::new(Framing::None),
             keep_alive: true,
@@ -145,6 +148,7 @@ impl Connection {
         // What is there already needs no reader.
         let body = match framing {
             Framing::Length(length) if length <= inner.buffer.len() as u64 => {
+                inner.piece.shrink();
                 match inner.decoder.decode(&mut inner.buffer) {
                     Ok(Step::Data(data)) => Body::Bytes(data),
                     _ => Body::Empty,
@@ -296,7 +300,10 @@ impl Inner {
                     self.upload = Upload::Refused(error);
                     return;
                 }
-                Poll::Pending => return,
+                Poll::Pending => {
+                    body.poll_progress(context);
+                    return;
+                }
             }
         }
     }
@@ -333,8 +340,11 @@ impl Inner {
             ready!(self.stream.poll_read_ready(context))?;
             self.buffer = buffers::take();
         }
-        buffers::make_room(&mut self.buffer, self.decoder.expected());
-        pin!(self.stream.read_buf(&mut self.buffer)).poll(context).map_ok(|read| read > 0)
+        buffers::make_room(&mut self.buffer, self.decoder.expected(), self.piece);
+        let offered = self.buffer.capacity() - self.buffer.len();
+        let read = ready!(pin!(self.stream.read_buf(&mut self.buffer)).poll(context))?;
+        self.piece.read(read, offered);
+        Poll::Ready(Ok(read > 0))
     }
 
     fn release(&mut self) {

@@ -15,7 +15,7 @@ use http_body::{Body as _, Frame};
 use tokio::io::AsyncWrite;
 
 use crate::body::{Body, Error};
-use crate::http1::buffers;
+use crate::buffers::{self, Blocked};
 use crate::http1::head::{Framing, Reason, fields};
 
 /// Content up to this size is copied behind what stands before it; larger content is written from where it is.
@@ -176,6 +176,8 @@ pub struct Out {
     front: BytesMut,
     large: Bytes,
     back: &'static [u8],
+    /// While `large` waits for a slow reader.
+    blocked: Option<Blocked>,
 }
 
 impl Out {
@@ -204,6 +206,7 @@ impl Out {
         }
         self.large = Bytes::new();
         self.back = &[];
+        self.blocked = None;
     }
 
     /// What is to be written, in order.
@@ -226,6 +229,9 @@ impl Out {
         self.front.advance(front);
         let large = (written - front).min(self.large.len());
         self.large.advance(large);
+        if self.large.is_empty() {
+            buffers::give_slice(std::mem::take(&mut self.large));
+        }
         self.back = self.back.get(written - front - large..).unwrap_or_default();
     }
 }
@@ -237,10 +243,15 @@ impl Out {
         writer: Pin<&mut W>,
         context: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
-        let written = match self.single() {
-            Some(bytes) => ready!(writer.poll_write(context, bytes))?,
-            None => ready!(writer.poll_write_vectored(context, &self.slices()))?,
+        let polled = match self.single() {
+            Some(bytes) => writer.poll_write(context, bytes),
+            None => writer.poll_write_vectored(context, &self.slices()),
         };
+        self.blocked = match self.blocked.take() {
+            _ if polled.is_ready() || self.large.is_empty() => None,
+            blocked => blocked.or_else(|| Some(Blocked::new(self.large.len()))),
+        };
+        let written = ready!(polled)?;
         if written == 0 {
             return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
         }
@@ -297,6 +308,7 @@ impl Encoder {
         let chunked = self.framing == Framing::Chunked;
         if data.len() <= COPIED {
             out.head().extend_from_slice(&data);
+            buffers::give_slice(data);
             if chunked {
                 out.head().extend_from_slice(b"\r\n");
             }

@@ -14,7 +14,8 @@ use bytes::{Buf, Bytes, BytesMut};
 use http::{Method, Request, Response, StatusCode, Version};
 
 use crate::body::Body;
-use crate::http1::{Limits, buffers};
+use crate::buffers;
+use crate::http1::Limits;
 use fields::{Fields, Side};
 
 /// Fields a message may have; Envoy's default.

@@ -29,13 +29,14 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedWriteHalf;
 
 use crate::body::{Body, Error};
+use crate::buffers;
 use crate::failure::{Failure, Kind};
+use crate::http1::Limits;
 use crate::http1::caller::{Arrived, Shared};
 use crate::http1::encode::{self, Encoder, Out, Persistence};
 use crate::http1::head::{Framing, Reason};
 use crate::http1::informational::Informational;
 use crate::http1::upgrade::{Io, Upgraded, UpstreamIo};
-use crate::http1::{Limits, buffers};
 
 pub use crate::http1::head::Refusal;
 

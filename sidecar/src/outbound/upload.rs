@@ -191,6 +191,15 @@ impl Source for Replay {
         }
         hint
     }
+
+    fn poll_progress(self: Pin<&mut Self>, context: &mut Context<'_>) {
+        let mut shared = lock(&self.shared);
+        if shared.attempt == self.attempt
+            && let Some(rest) = &mut shared.rest
+        {
+            rest.poll_progress(context);
+        }
+    }
 }
 
 impl Shared {

@@ -102,6 +102,7 @@ impl Source for Answer {
 
     fn poll_progress(mut self: Pin<&mut Self>, context: &mut Context<'_>) {
         if let Some(connection) = &mut self.connection {
+            connection.0.piece.shrink();
             connection.0.poll_upload(context);
         }
     }
