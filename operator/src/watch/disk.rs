@@ -85,11 +85,11 @@ impl Disk {
         }
         for path in &event.paths {
             if !is_read(path) || path.is_dir() {
-                // A folder came or went, or something stands behind a hidden link (ConfigMaps).
                 if matches!(
                     event.kind,
                     EventKind::Create(_) | EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_))
-                ) {
+                ) && hides_files(path)
+                {
                     self.scan_at = now;
                 }
                 continue;
@@ -192,10 +192,22 @@ impl Disk {
     }
 }
 
+/// Whether files may have come or gone with what stands or stood there: a folder, or a hidden link that others lead
+/// through (ConfigMaps). An editor's drafts are neither, and a scan for each would cost a large directory dearly.
+fn hides_files(path: &Path) -> bool {
+    match path.symlink_metadata() {
+        Ok(there) => !there.is_file(),
+        Err(_) => !is_hidden(path),
+    }
+}
+
+fn is_hidden(path: &Path) -> bool {
+    path.file_name().and_then(OsStr::to_str).is_none_or(|name| name.starts_with(['.', '#', '~']))
+}
+
 /// Whether a file of this name is read: YAML or JSON, and not an editor's.
 fn is_read(path: &Path) -> bool {
-    let hidden =
-        path.file_name().and_then(OsStr::to_str).is_none_or(|name| name.starts_with(['.', '#', '~']));
+    let hidden = is_hidden(path);
     let extension = path.extension().and_then(OsStr::to_str);
     !hidden && matches!(extension, Some("yaml" | "yml" | "json"))
 }
@@ -308,6 +320,20 @@ mod tests {
         ]);
         assert_eq!(fixture.changes(), 2);
         assert_eq!(fixture.disk.faults(), []);
+    }
+
+    #[test]
+    fn a_draft_that_is_renamed_into_place_costs_no_scan() {
+        let mut fixture = Fixture::new(&[("a.yaml", SHOP), ("b.yaml", "")]);
+        assert_eq!(fixture.changes(), 1);
+        fixture.write("b.yaml", &SHOP.replace("shop", "b")); // Whose notice is still to come.
+        fixture.write(".a.yaml.draft", &SHOP.replace("shop", "shop2"));
+        fixture.note(EventKind::Create(CreateKind::File), ".a.yaml.draft");
+        fs::rename(fixture.path(".a.yaml.draft"), fixture.path("a.yaml")).unwrap();
+        fixture.note(EventKind::Modify(ModifyKind::Name(RenameMode::From)), ".a.yaml.draft");
+        fixture.note(EventKind::Modify(ModifyKind::Name(RenameMode::To)), "a.yaml");
+        assert_eq!(fixture.changes(), 2, "of a.yaml: one goes, one comes");
+        assert_eq!(fixture.changes_after(UNCLOSED * 2), 0, "b.yaml was not looked at");
     }
 
     #[test]
