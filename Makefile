@@ -6,9 +6,9 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help doctor setup check demo test e2e soak cluster-up cluster-down image lint generate doc fuzz
+.PHONY: help doctor setup check demo test e2e soak cluster-up cluster-down image lint generate doc fuzz bench bench-control-plane
 
-export T KEEP NODES PROFILE CLUSTER_BACKEND
+export T KEEP NODES PROFILE CLUSTER_BACKEND QUICK
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' Makefile | awk -F '\t' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -57,3 +57,9 @@ doc: ## the API documentation, warnings refused
 
 fuzz: ## fuzzes the HTTP/1.1 codec (nightly, cargo-fuzz); T=target, SECONDS_EACH=600
 	@dev/fuzz
+
+bench: ## Fairlead beside Envoy in the same run: 40 minutes, writes bench/results and the tables; QUICK=1 takes three
+	@dev/bench
+
+bench-control-plane: ## an operator with up to 2,000 simulated sidecars
+	@dev/bench-control-plane
