@@ -199,7 +199,11 @@ impl Reader {
         }
         buffers::make_room(&mut self.buffer, self.decoder.expected(), self.piece);
         let offered = self.buffer.capacity() - self.buffer.len();
-        match ready!(pin!(half.read_buf(&mut self.buffer)).poll(context)) {
+        let polled = pin!(half.read_buf(&mut self.buffer)).poll(context);
+        if polled.is_pending() {
+            self.release();
+        }
+        match ready!(polled) {
             Ok(0) => {
                 self.ended = true;
                 Poll::Ready(Ok(false))

@@ -342,7 +342,11 @@ impl Inner {
         }
         buffers::make_room(&mut self.buffer, self.decoder.expected(), self.piece);
         let offered = self.buffer.capacity() - self.buffer.len();
-        let read = ready!(pin!(self.stream.read_buf(&mut self.buffer)).poll(context))?;
+        let polled = pin!(self.stream.read_buf(&mut self.buffer)).poll(context);
+        if polled.is_pending() && self.buffer.is_empty() {
+            buffers::give(std::mem::take(&mut self.buffer));
+        }
+        let read = ready!(polled)?;
         self.piece.read(read, offered);
         Poll::Ready(Ok(read > 0))
     }
