@@ -16,6 +16,12 @@ use serde::Serialize;
 /// Lines that may wait to be written: some megabytes.
 const LINES: usize = 8192;
 
+/// What goes into one write; a pipe takes no more.
+const WRITTEN_AT_ONCE: usize = 64 * 1024;
+
+/// How long a line may wait for others.
+const GATHERED: Duration = Duration::from_millis(10);
+
 /// Where lines go; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct AccessLog {
@@ -127,14 +133,33 @@ impl AccessLog {
     }
 }
 
+/// Writes whatever waits at once, then lets lines gather: to wake this thread, and to write, for each line would cost
+/// a request as much as all the rest of it.
 fn write(messages: &Receiver<Message>, mut sink: impl Write) {
-    while let Ok(message) = messages.recv() {
-        match message {
-            // A log that cannot be written (a full disk) must not end the proxy.
-            Message::Line(line) => _ = sink.write_all(&line),
-            Message::Flush(done) => _ = done.send(()),
+    let mut lines = Vec::new();
+    while let Ok(first) = messages.recv() {
+        let mut asked = Vec::new();
+        for message in std::iter::once(first).chain(messages.try_iter()) {
+            match message {
+                Message::Line(line) => lines.extend_from_slice(&line),
+                Message::Flush(done) => asked.push(done),
+            }
+            if lines.len() >= WRITTEN_AT_ONCE {
+                put(&mut sink, &mut lines);
+            }
         }
+        put(&mut sink, &mut lines);
+        for done in asked {
+            let _ = done.send(());
+        }
+        std::thread::sleep(GATHERED);
     }
+}
+
+/// A log that cannot be written (a full disk) must not end the proxy.
+fn put(sink: &mut impl Write, lines: &mut Vec<u8>) {
+    let _ = sink.write_all(lines);
+    lines.clear();
 }
 
 /// The trace that a request belongs to: W3C, then B3, then the request id.
