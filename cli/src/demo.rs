@@ -36,14 +36,23 @@ const STEP_LIMIT: Duration = Duration::from_secs(20);
 pub fn run(keep: bool) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
-        tokio::select! {
-            ended = show(keep) => ended,
-            word = interrupted() => word,
+        let (stage, kept) = tokio::select! {
+            shown = show(keep) => shown?,
+            word = interrupted() => {
+                word?;
+                return Ok(ExitCode::from(130));
+            }
+        };
+        if keep {
+            interrupted().await?;
         }
+        stage.end(kept).await;
+        Ok(if kept { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     })
 }
 
-async fn show(keep: bool) -> Result<ExitCode> {
+/// Plays every step. True: every promise was kept.
+async fn show(keep: bool) -> Result<(Stage, bool)> {
     let start = Instant::now();
     let mut screen = Screen::new();
     screen.title("Fairlead: a service mesh on this machine, for a minute")?;
@@ -71,21 +80,16 @@ async fn show(keep: bool) -> Result<ExitCode> {
     step!("A bad rule is refused by name and harms nobody", bad_rule);
 
     let kept = screen.summary(start.elapsed(), &stage.logs())?;
-    if keep {
-        screen.text(&stage.describe())?;
-        screen.text("It keeps running; Ctrl-C ends it.")?;
-        std::future::pending::<()>().await;
-    }
-    stage.end(kept).await;
-    Ok(if kept { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    screen.text(&if keep { stage.invitation() } else { "make demo KEEP=1 leaves it running.".to_owned() })?;
+    Ok((stage, kept))
 }
 
 /// Resolves when somebody wants us to end; the programs end with us.
-async fn interrupted() -> Result<ExitCode> {
+async fn interrupted() -> Result<()> {
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     tokio::select! {
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
     }
-    Ok(ExitCode::from(130))
+    Ok(())
 }

@@ -1,5 +1,6 @@
 //! `fairlead`: what a person types.
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -11,10 +12,15 @@ mod check;
 mod inject;
 mod cli;
 
-fn main() -> anyhow::Result<ExitCode> {
-    match Fairlead::parse().command {
-        Command::Demo { keep } => demo::run(keep),
-        Command::Inject(command) => inject::run(&command),
-        Command::Check(command) => check::run(&command),
-    }
+fn main() -> ExitCode {
+    let (name, done) = match Fairlead::parse().command {
+        Command::Demo { keep } => ("demo", demo::run(keep)),
+        Command::Inject(command) => ("inject", inject::run(&command)),
+        Command::Check(command) => ("check", check::run(&command)),
+    };
+    done.unwrap_or_else(|error| {
+        // Who closed standard error wants to hear nothing.
+        let _ = writeln!(std::io::stderr(), "fairlead {name}: {error:#}");
+        ExitCode::FAILURE
+    })
 }

@@ -149,8 +149,8 @@ pub struct RouteRule {
     /// How long a request may take. Default: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeouts: Option<Timeouts>,
-    /// When a request is sent again. Default: two attempts more, after failures that prove that it was not
-    /// processed.
+    /// When a request is sent again. Default: two attempts more, of what is not idempotent only after failures
+    /// that prove that it was not processed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<Retry>,
 }

@@ -123,6 +123,11 @@ fn text(metrics: String) -> Response {
         .into_response()
 }
 
+/// JSON in lines, for it is read in terminals.
+fn page(value: &Value) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], format!("{value:#}\n")).into_response()
+}
+
 type Seen = State<watch::Receiver<Option<Sight>>>;
 
 /// Whom to ask while there is nothing to show.
@@ -155,7 +160,7 @@ async fn objects(State(sight): Seen) -> Response {
         "faults": &*published.faults,
         "replica": describe(&sight.replica, &sight.role.borrow()),
     });
-    Json(list).into_response()
+    page(&list)
 }
 
 /// Whose page it is, and what its statuses count.
@@ -190,7 +195,9 @@ async fn clients(State(sight): Seen, Query(how): Query<HowMuch>) -> Response {
     };
     let snapshot = sight.hub.snapshot();
     let clients: Vec<Value> = streams.iter().map(|seat| seat.describe(&snapshot, how.brief)).collect();
-    Json(json!({ "clients": clients })).into_response()
+    let list = json!({ "clients": clients });
+    // What is brief is for programs, and long where there are many.
+    if how.brief { Json(list).into_response() } else { page(&list) }
 }
 
 /// A stream with what it wants, as it is now.
@@ -280,7 +287,7 @@ async fn snapshot(State(sight): Seen, Query(what): Query<What>) -> Response {
                 snapshot.wildcard(kind).map(|it| (it.name.to_string(), it.version.to_string())).collect();
             (format!("{kind:?}"), versions)
         });
-        return Json(json!(kinds.collect::<BTreeMap<_, _>>())).into_response();
+        return page(&json!(kinds.collect::<BTreeMap<_, _>>()));
     };
     let found: Vec<Value> = ResourceKind::ALL
         .into_iter()
@@ -300,5 +307,5 @@ async fn snapshot(State(sight): Seen, Query(what): Query<What>) -> Response {
         );
         return (StatusCode::NOT_FOUND, message).into_response();
     }
-    Json(json!(found)).into_response()
+    page(&json!(found))
 }

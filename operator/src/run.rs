@@ -174,6 +174,8 @@ pub async fn run(
         let writer = status::write::run(client.clone(), board, published, role, changed, metrics);
         tasks.spawn("status writer", done(writer));
         tasks.spawn("lease", done(leader::run(client, candidate, take_role, ending)));
+    } else {
+        tasks.spawn("status log", done(status::aloud::run(board, changed)));
     }
     tasks.spawn("publisher", done(publisher.run(events, hub, publish)));
     say("xds", address);

@@ -1,5 +1,6 @@
 //! What becomes of the objects: conditions, and who runs them. The same for every source; where
-//! there is an API server the status is written to it, at `/objects` it is always to be seen.
+//! there is an API server the status is written to it, where there is none what is wrong is logged; at `/objects` it
+//! is always to be seen.
 //!
 //! ```text
 //! Published (problems) ───────────────────────────────────────────┐
@@ -12,6 +13,8 @@
 //! follower counts its own clients only, and tells the holder of them.
 
 pub mod write;
+
+pub mod aloud;
 
 pub mod plan;
 

@@ -47,7 +47,8 @@ pub struct NotYaml {
 pub fn read(document: &str) -> Result<Value, NotYaml> {
     serde_saphyr::from_str_with_options(document, options()).map_err(|error| NotYaml {
         line: error.location().map_or(0, |location| location.line().saturating_sub(1)),
-        message: error.without_snippet().to_string(),
+        // In words for who wrote the YAML, not for who calls the parser.
+        message: error.without_snippet().render_with_formatter(&serde_saphyr::UserMessageFormatter),
     })
 }
 
@@ -227,6 +228,9 @@ mod tests {
         assert_eq!(read("{mode: 0644, on: yes, x: 08}").unwrap()["mode"], 420);
         assert_eq!(read("yes").unwrap(), json!(true));
         assert!(read("a: [1,\n").is_err());
+        let twice = read("a: 1\na: 2\n").unwrap_err();
+        assert_eq!(twice.line, 1);
+        assert!(twice.message.starts_with("duplicate mapping key `a` is not allowed here"), "{twice}");
     }
 
     fn values() -> impl Strategy<Value = Value> {

@@ -12,13 +12,14 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use arc_swap::ArcSwap;
+use axum::Router;
 use axum::extract::{ConnectInfo, State};
 use axum::http::{StatusCode, header};
 use axum::middleware;
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
-use axum::{Json, Router};
 use prometheus_client::registry::Registry;
+use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
@@ -103,6 +104,7 @@ impl Pages {
     /// Serves them in tasks of their own.
     pub fn serve(self, admin: &Arc<Admin>) -> anyhow::Result<()> {
         let on_loopback = Router::new()
+            .route("/", get(|| async { "/config\n/clusters\n/metrics\n/ready\nPOST /drain\n" }))
             .route("/config", get(config))
             .route("/clusters", get(clusters))
             .route("/drain", post(drain));
@@ -146,11 +148,16 @@ fn serve(name: &'static str, listener: StdListener, router: Router) -> anyhow::R
 }
 
 async fn config(State(admin): State<Arc<Admin>>) -> impl IntoResponse {
-    Json(pages::config(&admin.config.load(), &admin.readiness.xds.state()))
+    page(&pages::config(&admin.config.load(), &admin.readiness.xds.state()))
 }
 
 async fn clusters(State(admin): State<Arc<Admin>>) -> impl IntoResponse {
-    Json(pages::clusters(&admin.config.load(), now()))
+    page(&pages::clusters(&admin.config.load(), now()))
+}
+
+/// JSON in lines, for it is read in terminals.
+fn page(value: &Value) -> impl IntoResponse + use<> {
+    ([(header::CONTENT_TYPE, "application/json")], format!("{value:#}\n"))
 }
 
 async fn drain(State(admin): State<Arc<Admin>>) -> impl IntoResponse {

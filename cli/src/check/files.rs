@@ -82,6 +82,7 @@ fn object(
         _ => {
             *ours += 1;
             let (namespace, name) = (text("/metadata/namespace"), text("/metadata/name"));
+            let name = if name.is_empty() { "without a name" } else { name };
             let slash = if namespace.is_empty() { "" } else { "/" };
             lines.extend(crds::validate(value).into_iter().map(|violation| {
                 let message = format!("line {line}: {kind} {namespace}{slash}{name}: {violation}");

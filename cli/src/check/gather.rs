@@ -102,6 +102,11 @@ impl Facts {
     }
 }
 
+/// The error alone: the words of its causes are in its own, and would be said again.
+fn in_its_words(error: impl std::fmt::Display) -> anyhow::Error {
+    anyhow::Error::msg(error.to_string())
+}
+
 impl Installed {
     /// None: there is no operator.
     pub async fn find(cluster: &Cluster) -> Option<Self> {
@@ -115,11 +120,11 @@ impl Cluster {
     /// Asks the API server for its version.
     pub async fn reach(command: &Check) -> Result<Self> {
         let config = match &command.context {
-            None => Config::infer().await?,
+            None => Config::infer().await.map_err(in_its_words)?,
             Some(context) => {
                 let options =
                     KubeConfigOptions { context: Some(context.clone()), ..KubeConfigOptions::default() };
-                Config::from_kubeconfig(&options).await?
+                Config::from_kubeconfig(&options).await.map_err(in_its_words)?
             }
         };
         let server = config.cluster_url.to_string();

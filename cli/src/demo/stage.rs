@@ -63,6 +63,8 @@ struct Sidecar {
     pod: &'static str,
     program: Program,
     admin: SocketAddr,
+    /// What is worth reading there: the endpoints that it calls, or the limits that it enforces.
+    page: &'static str,
 }
 
 impl Stage {
@@ -126,12 +128,21 @@ impl Stage {
             self.operator.id(),
             self.operator_admin
         );
-        for Sidecar { pod, program, admin } in &self.sidecars {
-            lines += &format!("sidecar of {pod:<15} pid {:<7} http://{admin}/clusters\n", program.id());
+        for Sidecar { pod, program, admin, page } in &self.sidecars {
+            lines += &format!("sidecar of {pod:<15} pid {:<7} http://{admin}{page}\n", program.id());
         }
         lines +=
             &format!("frontend calls reviews at {}, orders at {}", self.frontend.address, self.buyer.address);
         lines
+    }
+
+    /// What to try while it keeps running.
+    pub fn invitation(&self) -> String {
+        format!(
+            "{}\ncurl {}/info is a call of the frontend; edit the YAML and call again.\nIt keeps running; Ctrl-C ends it.",
+            self.describe(),
+            self.frontend.address
+        )
     }
 
     /// Where the programs' logs are.
@@ -221,7 +232,8 @@ async fn sidecar(
     let admin = program.address("admin", "-").await?;
     let ready = program.address("ready", "-").await?;
     until_fine(ready, "/ready").await;
-    Ok(Sidecar { pod, program, admin })
+    let page = if carries.iter().any(|flag| flag == "--upstream") { "/clusters" } else { "/config" };
+    Ok(Sidecar { pod, program, admin, page })
 }
 
 async fn until_fine(address: SocketAddr, path: &str) {

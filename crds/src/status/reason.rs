@@ -42,7 +42,8 @@ reasons! {
     ACCEPTED "False" PARTIALLY_INVALID = "PartiallyInvalid":
         "a rule answers 500, or a limit is skipped; the others are in force", "mend the part that the message names";
     ACCEPTED "False" NO_MATCHING_PARENT = "NoMatchingParent":
-        "no Service that parentRefs name is there", "mend parentRefs, or create the Service; nothing else is needed";
+        "no Service port that parentRefs name is there",
+        "mend parentRefs, or create the Service; nothing else is needed";
     ACCEPTED "False" TARGET_NOT_FOUND = "TargetNotFound":
         "nothing that targetRefs name is there", "mend targetRefs, or create what they name";
     ACCEPTED "False" LOST = "Conflicted":

@@ -147,7 +147,7 @@ impl Checker {
         }
     }
 
-    /// `must be of type string: "integer"`; a duration without its unit is told so.
+    /// `must be of type string: "integer"`, and what the API server leaves to the reader: what to write.
     fn has_type(&mut self, schema: &Value, value: &Value, path: &str) -> bool {
         let Some(wanted) = schema.get("type").and_then(Value::as_str) else { return true };
         let found = match value {
@@ -174,6 +174,19 @@ impl Checker {
                 }
                 _ => {}
             }
+        }
+        let fields = schema.get("properties").and_then(Value::as_object).filter(|fields| !fields.is_empty());
+        match (wanted, value, fields) {
+            ("object", _, Some(fields)) => {
+                let fields: Vec<&str> = fields.keys().map(String::as_str).collect();
+                what.push_str(&format!(": write its fields, of which there are {}", fields.join(", ")));
+            }
+            ("array", ..) => what.push_str(": write a list, each item after a dash or all in [ ]"),
+            ("integer", Value::String(text), _) if text.parse::<i64>().is_ok() => {
+                what.push_str(&format!(": write {text}, without quotes"));
+            }
+            ("integer", ..) => what.push_str(": write a whole number"),
+            _ => {}
         }
         self.in_body(path, &format!("\"{found}\""), &what, true);
         false

@@ -113,6 +113,26 @@ fn a_duration_without_unit_says_what_to_write() {
 }
 
 #[test]
+fn a_wrong_type_says_what_to_write() {
+    let object = json!({
+        "apiVersion": "fairlead.dev/v1alpha1", "kind": "ServiceRoute", "metadata": {"name": "a"},
+        "spec": {"parentRefs": {"name": "a"}, "rules": [{
+            "matches": [{"path": "/api"}],
+            "backendRefs": [{"name": "a", "port": "http", "weight": "90"}],
+        }]},
+    });
+    let told = told(&object);
+    for wanted in [
+        "spec.parentRefs in body must be of type array: \"object\": write a list",
+        "path in body must be of type object: \"string\": write its fields, of which there are type, value",
+        "port in body must be of type integer: \"string\": write a whole number",
+        "weight in body must be of type integer: \"string\": write 90, without quotes",
+    ] {
+        assert!(told.contains(wanted), "{wanted} is not in {told}");
+    }
+}
+
+#[test]
 fn an_admitted_object_has_every_default() {
     let object = parse(&read(&files("testdata/valid")[0]).replace('\0', ""));
     assert!(admit(&object).is_ok());

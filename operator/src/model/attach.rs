@@ -129,7 +129,7 @@ impl<'a> Attached<'a> {
             }
         }
         if !found {
-            let message = "no Service that parentRefs name is there".to_owned();
+            let message = "no Service port that parentRefs name is there".to_owned();
             problems.refused(&object, reason::NO_MATCHING_PARENT, message);
         }
         lost.report(&object, problems);

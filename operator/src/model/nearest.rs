@@ -7,10 +7,12 @@ pub fn hint<'a>(wanted: &str, existing: impl IntoIterator<Item = &'a str>) -> St
         .into_iter()
         // Names of Kubernetes objects are short; the bound keeps 10,000 Services cheap.
         .filter(|name| name.len().abs_diff(wanted.len()) <= most || is_part(name, wanted))
-        .map(|name| (if is_part(name, wanted) { 1 } else { distance(wanted, name) }, name))
-        .filter(|(distance, _)| *distance <= most)
+        .map(|name| (distance(wanted, name), name))
+        // A part counts as one letter off; of two such names the one with the fewer other letters wins.
+        .map(|(letters, name)| (if is_part(name, wanted) { 1 } else { letters }, letters, name))
+        .filter(|(distance, ..)| *distance <= most)
         .min()
-        .map_or_else(String::new, |(_, name)| format!("; did you mean {name}?"))
+        .map_or_else(String::new, |(.., name)| format!("; did you mean {name}?"))
 }
 
 /// `reviews` for `reviews-v2`, and the other way round.
@@ -57,6 +59,7 @@ mod tests {
         let names = ["reviews", "ratings", "details"];
         assert_eq!(hint("reveiws", names), "; did you mean reviews?");
         assert_eq!(hint("reviews-v2", names), "; did you mean reviews?");
+        assert_eq!(hint("reviews-v3", ["reviews", "reviews-v2"]), "; did you mean reviews-v2?");
         assert_eq!(hint("orders", names), "");
         assert_eq!(hint("x", []), "");
     }

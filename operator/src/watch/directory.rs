@@ -121,7 +121,7 @@ fn report(before: &[Fault], now: Vec<Fault>) -> Vec<Fault> {
         tracing::warn!(%fault, "source");
     }
     if now.is_empty() {
-        tracing::info!("every file of the source is in order again");
+        tracing::info!("every file of the source can be read again");
     }
     now
 }

@@ -36,11 +36,12 @@ const MISSING: Duration = Duration::from_secs(30);
 #[error(
     "no Kubernetes API: {0}; run in a cluster, set KUBECONFIG, or give --source DIR to read objects from files"
 )]
-pub struct NoCluster(#[from] kube::Error);
+pub struct NoCluster(String);
 
 /// A client for the API server of the cluster, or of KUBECONFIG.
 pub async fn client() -> Result<Client, NoCluster> {
-    Ok(Client::try_default().await?)
+    // Its words have those of its causes in them: as a cause it would say them again.
+    Client::try_default().await.map_err(|error| NoCluster(error.to_string()))
 }
 
 /// Tells `events` what the API server has, until nobody listens.

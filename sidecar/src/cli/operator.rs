@@ -73,7 +73,7 @@ fn uri(text: &str) -> Result<http::Uri, String> {
     match (uri.scheme_str(), uri.authority()) {
         (Some("http" | "https"), Some(authority)) if authority.port_u16().is_some() => {}
         (Some("http" | "https"), Some(_)) => return Err(format!("the port is missing; {form}")),
-        _ => return Err(format!("it is not a URL; {form}")),
+        _ => return Err(format!("it is no http or https URL; {form}")),
     }
     if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
         return Err(format!("it has a path, which xDS does not; {form}"));
@@ -89,7 +89,7 @@ mod tests {
     fn the_operator_is_a_plain_url() {
         for (text, wanted) in [
             ("127.0.0.1:15010", "write http://ADDR"),
-            ("ftp://operator:15010", "it is not a URL"),
+            ("ftp://operator:15010", "it is no http or https URL"),
             ("http://operator", "the port is missing"),
             ("https://operator", "the port is missing"),
             ("http://operator:15010/xds", "it has a path"),

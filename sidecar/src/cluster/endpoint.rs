@@ -223,7 +223,7 @@ impl fmt::Display for EndpointStatus {
                 write!(f, "{}ejected {} s more: {why}", shadow(*only), more.as_millis().div_ceil(1000))
             }
             Self::Probing { left, why, shadow: only } => {
-                write!(f, "{}probing, {left} good answers to go; was ejected: {why}", shadow(*only))
+                write!(f, "{}probing, {left} more must succeed; was ejected: {why}", shadow(*only))
             }
         }
     }

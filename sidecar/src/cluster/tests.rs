@@ -193,7 +193,7 @@ fn probes_go_one_at_a_time_and_then_the_endpoint_is_in() {
     let later = now + secs(30);
     assert_eq!(
         status(&cluster, 0, later),
-        "probing, 2 good answers to go; was ejected: 5 consecutive GatewayError (503 x5)"
+        "probing, 2 more must succeed; was ejected: 5 consecutive GatewayError (503 x5)"
     );
     let first = cluster.pick(later, &[]).unwrap();
     assert!(first.is_probe());
