@@ -66,6 +66,7 @@ pub struct Backend {
     /// Where it listens.
     pub address: SocketAddr,
     state: Arc<State>,
+    stopping: watch::Sender<bool>,
     serving: JoinHandle<()>,
 }
 
@@ -130,8 +131,9 @@ impl Backend {
             happened: Mutex::default(),
         });
         state.set(behaviour);
-        let serving = tokio::spawn(serve(listener, Arc::clone(&state)));
-        Self { name: name.to_owned(), address, state, serving }
+        let stopping = watch::Sender::new(false);
+        let serving = tokio::spawn(serve(listener, Arc::clone(&state), stopping.subscribe()));
+        Self { name: name.to_owned(), address, state, stopping, serving }
     }
 
     /// Behaves differently from the next request on.
@@ -184,9 +186,9 @@ impl Backend {
         self.state.most_open.load(Ordering::SeqCst)
     }
 
-    /// Stops listening and closes every connection, as the end of a process does; returns when the port is free.
+    /// Stops listening and closes every connection, as the end of a process does; returns when all of it is done.
     pub async fn stop(mut self) {
-        self.serving.abort();
+        self.stopping.send_replace(true);
         let _ = (&mut self.serving).await;
     }
 }
@@ -279,14 +281,20 @@ impl State {
     }
 }
 
-async fn serve(listener: TcpListener, state: Arc<State>) {
+async fn serve(listener: TcpListener, state: Arc<State>, mut stopping: watch::Receiver<bool>) {
     let mut connections = JoinSet::new();
     loop {
-        let Ok((stream, _)) = listener.accept().await else { continue };
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = stopping.wait_for(|stopping| *stopping) => break,
+        };
+        let Ok((stream, _)) = accepted else { continue };
         while connections.try_join_next().is_some() {}
         state.accepted.fetch_add(1, Ordering::SeqCst);
         connections.spawn(connection(stream, Arc::clone(&state)));
     }
+    drop(listener);
+    connections.shutdown().await;
 }
 
 async fn connection(stream: TcpStream, state: Arc<State>) {
