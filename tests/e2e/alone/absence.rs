@@ -128,6 +128,11 @@ fn with_failure_policy_ignore_pods_start_and_are_reported() {
             .iter()
             .any(|(reason, note)| reason == "SidecarMissing" && note.contains("restart it"))
     });
+    // An operator that is ready is reached once kube-proxy has led its Service there.
+    blocking("pods are injected again", || {
+        let pod = ["run", "probe", "--image=none", "--dry-run=server", "--output=json"];
+        cluster.kubectl(&pod, "").unwrap().contains("fairlead-proxy")
+    });
     cluster.kubectl(&["rollout", "restart", "deployment/early"], "").unwrap();
     cluster.rolled_out("early");
     let early = &cluster.pods("early")[0];
