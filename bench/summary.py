@@ -42,7 +42,7 @@ def figures(res, scen, name, key):
 
 def table(res):
     names = [n for n in HTTP if any(n in runs for runs in res["runs"].values())]
-    out = ["| | " + " | ".join(TITLES[n] for n in names) + " | must hold |", "|---" * (len(names) + 2) + "|"]
+    out = ["| | " + " | ".join(TITLES[n] for n in names) + " | aim |", "|---" * (len(names) + 2) + "|"]
     for title, scen, key, unit, digits, bound in ROWS:
         cells = []
         for name in names:
