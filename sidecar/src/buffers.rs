@@ -7,11 +7,15 @@
 //! for a [`Piece`] to say.
 
 use std::cell::RefCell;
+use std::io;
+use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::task::{Context, Poll, ready};
 use std::thread::LocalKey;
 
 use bytes::{Bytes, BytesMut};
 use http::{Extensions, HeaderMap};
+use tokio::io::{AsyncRead, AsyncReadExt};
 
 /// Holds the head and small body of nearly every message.
 pub const SIZE: usize = 16 * 1024;
@@ -144,6 +148,25 @@ pub fn make_room(buffer: &mut BytesMut, expected: u64, piece: Piece) {
     let mut large = take_large(wanted + buffer.len());
     large.extend_from_slice(buffer);
     give(std::mem::replace(buffer, large));
+}
+
+/// Reads once, at most a piece: 0 at the end. While there is nothing to read, `buffer` is given back if it is empty.
+pub fn poll_read<R: AsyncRead + Unpin>(
+    reader: &mut R,
+    buffer: &mut BytesMut,
+    expected: u64,
+    piece: &mut Piece,
+    context: &mut Context<'_>,
+) -> Poll<io::Result<usize>> {
+    make_room(buffer, expected, *piece);
+    let offered = buffer.capacity() - buffer.len();
+    let polled = pin!(reader.read_buf(buffer)).poll(context);
+    if polled.is_pending() && buffer.is_empty() {
+        give(std::mem::take(buffer));
+    }
+    let read = ready!(polled)?;
+    piece.read(read, offered);
+    Poll::Ready(Ok(read))
 }
 
 /// An empty header map and empty extensions, with room.

@@ -4,14 +4,13 @@
 //! value of its own that may outlive the exchange, and then must find nothing.
 
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, StatusCode};
 use http_body::{Frame, SizeHint};
-use tokio::io::AsyncReadExt;
 use tokio::net::tcp::OwnedReadHalf;
 
 use crate::body::{Body, Error, Source};
@@ -197,26 +196,10 @@ impl Reader {
             ready!(half.as_ref().poll_read_ready(context))?;
             self.buffer = buffers::take();
         }
-        buffers::make_room(&mut self.buffer, self.decoder.expected(), self.piece);
-        let offered = self.buffer.capacity() - self.buffer.len();
-        let polled = pin!(half.read_buf(&mut self.buffer)).poll(context);
-        if polled.is_pending() {
-            self.release();
-        }
-        match ready!(polled) {
-            Ok(0) => {
-                self.ended = true;
-                Poll::Ready(Ok(false))
-            }
-            Ok(read) => {
-                self.piece.read(read, offered);
-                Poll::Ready(Ok(true))
-            }
-            Err(error) => {
-                self.ended = true;
-                Poll::Ready(Err(error))
-            }
-        }
+        let expected = self.decoder.expected();
+        let read = ready!(buffers::poll_read(half, &mut self.buffer, expected, &mut self.piece, context));
+        self.ended = !matches!(read, Ok(1..));
+        Poll::Ready(read.map(|read| read > 0))
     }
 
     /// Ready when the caller will send nothing more and has gone away, as far as one can tell. What it sends

@@ -16,7 +16,7 @@ mod answer;
 
 use std::future::poll_fn;
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
@@ -24,7 +24,6 @@ use bytes::{Bytes, BytesMut};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body::Body as _;
-use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
 use crate::body::{Body, Error};
@@ -340,15 +339,9 @@ impl Inner {
             ready!(self.stream.poll_read_ready(context))?;
             self.buffer = buffers::take();
         }
-        buffers::make_room(&mut self.buffer, self.decoder.expected(), self.piece);
-        let offered = self.buffer.capacity() - self.buffer.len();
-        let polled = pin!(self.stream.read_buf(&mut self.buffer)).poll(context);
-        if polled.is_pending() && self.buffer.is_empty() {
-            buffers::give(std::mem::take(&mut self.buffer));
-        }
-        let read = ready!(polled)?;
-        self.piece.read(read, offered);
-        Poll::Ready(Ok(read > 0))
+        let expected = self.decoder.expected();
+        buffers::poll_read(&mut self.stream, &mut self.buffer, expected, &mut self.piece, context)
+            .map_ok(|read| read > 0)
     }
 
     fn release(&mut self) {
