@@ -4,7 +4,7 @@
 use fairlead_tests::cluster::Cluster;
 use fairlead_tests::databases::load_databases;
 use fairlead_tests::installed::Installed;
-use fairlead_tests::workload::{Container, Server};
+use fairlead_tests::workload::Server;
 
 const PODS: &str = "apiVersion: v1
 kind: Service
@@ -104,13 +104,7 @@ fn mariadb_and_redis_are_used_as_without_a_mesh() {
 #[test]
 fn a_grpc_stream_goes_on_for_half_a_minute() {
     let cluster = Installed::get().meshed();
-    let grpc = Container {
-        name: "grpc",
-        arguments: &["grpc", "0.0.0.0:9000"],
-        port: 9000,
-        protocol: "kubernetes.io/h2c",
-    };
-    cluster.serve(&Server { service: "chat", name: "chat", replicas: 1, containers: &[grpc] });
+    cluster.serve(&Server { service: "chat", name: "chat", replicas: 1, containers: &[Server::GRPC] });
     // `make soak` has one of five minutes.
     let said = cluster.caller("frontend").run(&["stream", "chat:9000", "30"]).unwrap();
     assert!(said.contains("\"failed\":0"), "{said}");

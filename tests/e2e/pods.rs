@@ -91,13 +91,7 @@ spec:
 #[test]
 fn s3_http_in_front_of_grpc() {
     let cluster = Installed::get().meshed();
-    let grpc = Container {
-        name: "grpc",
-        arguments: &["grpc", "0.0.0.0:9000"],
-        port: 9000,
-        protocol: "kubernetes.io/h2c",
-    };
-    cluster.serve(&Server { service: "product", name: "product", replicas: 2, containers: &[grpc] });
+    cluster.serve(&Server { service: "product", name: "product", replicas: 2, containers: &[Server::GRPC] });
     let order = Container { arguments: &["order", "0.0.0.0:8080", "product:9000"], ..Server::HTTP };
     cluster.serve(&Server { service: "order", name: "order", replicas: 1, containers: &[order] });
     let caller = cluster.caller("frontend");

@@ -45,6 +45,14 @@ impl Server<'_> {
         protocol: "http",
     };
 
+    /// One container that answers gRPC at 9000.
+    pub const GRPC: Container<'static> = Container {
+        name: "grpc",
+        arguments: &["grpc", "0.0.0.0:9000"],
+        port: 9000,
+        protocol: "kubernetes.io/h2c",
+    };
+
     /// As YAML.
     fn yaml(&self) -> String {
         let image = load_test_server();

@@ -4,7 +4,7 @@
 use fairlead_tests::cluster::Cluster;
 use fairlead_tests::installed::Installed;
 use fairlead_tests::until::blocking;
-use fairlead_tests::workload::{Caller, Container, InPod, Server};
+use fairlead_tests::workload::{Caller, InPod, Server};
 use serde_json::Value;
 
 /// Where the servers are.
@@ -25,13 +25,12 @@ impl Shop {
 
     /// A gRPC server beside them.
     pub fn with_grpc(&self) {
-        let grpc = Container {
-            name: "grpc",
-            arguments: &["grpc", "0.0.0.0:9000"],
-            port: 9000,
-            protocol: "kubernetes.io/h2c",
-        };
-        self.cluster.serve(&Server { service: "chat", name: "chat", replicas: 1, containers: &[grpc] });
+        self.cluster.serve(&Server {
+            service: "chat",
+            name: "chat",
+            replicas: 1,
+            containers: &[Server::GRPC],
+        });
     }
 
     /// Has the route mark every answer with this word, and waits until each sidecar does.
