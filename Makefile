@@ -6,9 +6,9 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help doctor setup check demo test e2e soak cluster-up cluster-down image lint generate doc fuzz bench bench-control-plane
+.PHONY: help doctor setup check demo test e2e soak cluster-up cluster-down image lint generate doc fuzz bench bench-control-plane cost profile
 
-export T KEEP NODES PROFILE CLUSTER_BACKEND QUICK
+export T KEEP NODES PROFILE CLUSTER_BACKEND QUICK UPDATE
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' Makefile | awk -F '\t' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -63,3 +63,9 @@ bench: ## Fairlead beside Envoy in the same run: 40 minutes, writes bench/result
 
 bench-control-plane: ## an operator with up to 2,000 simulated sidecars
 	@dev/bench-control-plane
+
+cost: ## what a request costs, counted by callgrind and compared with bench/cost/figures.toml; UPDATE=1 writes it
+	@dev/cost
+
+profile: ## flame graphs into target/profile, and the tables of ARCHITECTURE.md that say where the time goes (root)
+	@dev/profile

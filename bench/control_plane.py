@@ -32,6 +32,15 @@ def write(folder, name, text):
     draft.rename(folder / name)
 
 
+def fill(folder, services):
+    """So many Services with ten endpoints each."""
+    write(folder, "services.yaml", "---\n".join(
+        f"apiVersion: v1\nkind: Service\nmetadata: {{name: svc-{i}, namespace: shop}}\n"
+        f"spec: {{clusterIP: 10.96.{i >> 8}.{i & 255}, ports: [{{name: http, port: 80}}]}}\n" for i in range(services)))
+    for i in range(services):
+        write(folder, f"svc-{i}.yaml", slice_of(i, addresses(i)))
+
+
 def pinned(cmd, cpu, **more):
     return subprocess.Popen([str(c) for c in cmd], preexec_fn=lambda: os.sched_setaffinity(0, {cpu}), **more)
 
@@ -101,11 +110,7 @@ def main():
     work = Path(tempfile.mkdtemp(prefix="bench-"))
     folder, log = work / "source", open(work / "log", "w")
     folder.mkdir()
-    write(folder, "services.yaml", "---\n".join(
-        f"apiVersion: v1\nkind: Service\nmetadata: {{name: svc-{i}, namespace: shop}}\n"
-        f"spec: {{clusterIP: 10.96.{i >> 8}.{i & 255}, ports: [{{name: http, port: 80}}]}}\n" for i in range(args.services)))
-    for i in range(args.services):
-        write(folder, f"svc-{i}.yaml", slice_of(i, addresses(i)))
+    fill(folder, args.services)
     names = [f"shop/svc-{i}:80" for i in range(args.services)]
     result = {"date": time.strftime("%Y-%m-%d"), "services": args.services}
 

@@ -301,7 +301,7 @@ fn root() -> PathBuf {
 }
 
 fn sources() -> Vec<PathBuf> {
-    ["crds", "operator", "sidecar", "cli", "tests", "fuzz"]
+    ["crds", "operator", "sidecar", "cli", "tests", "fuzz", "bench/cost"]
         .iter()
         .flat_map(|name| files(&root().join(name)))
         .collect()
