@@ -36,8 +36,8 @@ pub enum Command {
 /// What `fairlead inject` needs.
 #[derive(Debug, Args)]
 pub struct Inject {
-    /// A file of YAML or JSON, or - for standard input; may be repeated.
-    #[arg(short = 'f', long = "filename", value_name = "FILE", required = true)]
+    /// Files of YAML or JSON, folders of them, or - for standard input; may be repeated.
+    #[arg(short = 'f', long = "filename", value_name = "FILE", num_args = 1.., required = true)]
     pub files: Vec<PathBuf>,
     /// The image of the sidecar [default: the one of this version]
     #[arg(long, env = "FAIRLEAD_PROXY_IMAGE", value_name = "IMAGE", default_value = PROXY_IMAGE, hide_default_value = true)]
@@ -53,8 +53,8 @@ pub struct Inject {
 /// What `fairlead check` needs.
 #[derive(Debug, Args)]
 pub struct Check {
-    /// Judge these files of YAML or JSON (- for standard input) and ask no cluster; may be repeated
-    #[arg(short = 'f', long = "filename", value_name = "FILE", conflicts_with_all = ["pre", "only", "context"])]
+    /// Judge these files of YAML or JSON, folders of them, or - for standard input, and ask no cluster; may be repeated
+    #[arg(short = 'f', long = "filename", value_name = "FILE", num_args = 1.., conflicts_with_all = ["pre", "only", "context"])]
     pub files: Vec<PathBuf>,
     /// Check whether it can be installed [default: when there is no Deployment fairlead-operator]
     #[arg(long)]

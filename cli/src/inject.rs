@@ -1,15 +1,15 @@
 //! `fairlead inject`: manifests in, the same with the sidecar out. What there is to say goes to standard error; when
 //! a pod is refused, nothing is written, so that `fairlead inject -f x.yaml | kubectl apply -f -` applies all or none.
 
-use std::io::{Read, Write};
-use std::path::Path;
+use std::io::Write;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use fairlead_operator::inject::Settings;
 use fairlead_operator::inject::manifest::{What, manifest};
 
 use crate::cli::Inject;
+use crate::files;
 
 /// Injects what the command names.
 pub fn run(command: &Inject) -> Result<ExitCode> {
@@ -22,8 +22,7 @@ pub fn run(command: &Inject) -> Result<ExitCode> {
     let mut notes = std::io::stderr().lock();
     let mut texts = Vec::new();
     let mut refused = false;
-    for file in &command.files {
-        let (name, text) = read(file)?;
+    for (name, text) in files::read(&command.files)? {
         let done = manifest(&name, &text, &settings).map_err(anyhow::Error::msg)?;
         for note in &done.notes {
             let place = &note.place;
@@ -53,16 +52,4 @@ pub fn run(command: &Inject) -> Result<ExitCode> {
     }
     out.flush()?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// The name and the text of a file; `-` is standard input.
-pub fn read(file: &Path) -> Result<(String, String)> {
-    if file == Path::new("-") {
-        let mut text = String::new();
-        std::io::stdin().lock().read_to_string(&mut text).context("standard input is no text")?;
-        return Ok(("-".to_owned(), text));
-    }
-    let name = file.display().to_string();
-    let text = std::fs::read_to_string(file).with_context(|| format!("{name} cannot be read"))?;
-    Ok((name, text))
 }

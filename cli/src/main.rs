@@ -10,6 +10,7 @@ use crate::cli::{Command, Fairlead};
 mod demo;
 mod check;
 mod inject;
+mod files;
 mod cli;
 
 fn main() -> ExitCode {

@@ -281,7 +281,7 @@ async fn secure(
             certificates
         }
         Certificates::Folder(path) => {
-            let (folder, certificates) = Folder::open(path).await?;
+            let (folder, certificates) = Folder::open(path, metrics.clone()).await?;
             tasks.spawn("certificates", done(folder.run()));
             certificates
         }

@@ -25,6 +25,7 @@ use fairlead_crds::{OutlierDetection, RateLimitPolicy, ServiceRoute, Status};
 use serde::Serialize;
 use serde_json::Value;
 
+pub use self::disk::files;
 use crate::model::{EndpointSlice, Kind, Namespace, ObjectKey, ObjectRef, Pod, ReferenceGrant, Service};
 
 /// What a source says.

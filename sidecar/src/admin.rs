@@ -3,6 +3,7 @@
 
 mod browser;
 mod pages;
+mod words;
 mod readiness;
 mod states;
 mod visitors;

@@ -156,7 +156,9 @@ struct Bound {
 impl Bound {
     fn all(options: &Options) -> anyhow::Result<Self> {
         let bind = |flag: &str, address: SocketAddr, workers: usize| {
-            accept::bind(address, workers).with_context(|| format!("{flag}: cannot listen at {address}"))
+            accept::bind(address, workers).with_context(|| {
+                format!("{flag}: cannot listen at {address}; end what has it, or write another")
+            })
         };
         let bind_one = |flag: &str, address: SocketAddr| {
             bind(flag, address, 1)?.pop().with_context(|| format!("{flag}: nothing was bound"))

@@ -1,11 +1,11 @@
 //! What somebody in a pod of the mesh may try against other pods and the operator: each is refused or bounded, and
 //! nobody else notices.
 
-use fairlead_tests::cluster::{Cluster, load_test_server};
+use fairlead_tests::cluster::{Cluster, kubectl, load_test_server};
 use fairlead_tests::installed::{Installed, NAMESPACE};
 use fairlead_tests::until::blocking;
 use fairlead_tests::workload::Server;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const LISTENER: &str = "listener.v3.Listener";
 const ROUTES: &str = "route.v3.RouteConfiguration";
@@ -94,6 +94,23 @@ fn an_object_of_100_mb_is_not_read() {
     println!("{said}");
     assert!(said["taken"].as_u64().unwrap() < 32 << 20, "{said}");
     assert!(said["answer"].is_null() || said["answer"] == "HTTP/1.1 413 Payload Too Large", "{said}");
+    // The way that is open to whoever may make pods: the API server takes less than 3 MiB, and of that less than the
+    // webhook does, so that the answer is never the webhook's.
+    let create = |length: usize| {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let pod = json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": "large", "annotations": {"a": "x".repeat(length)}},
+            "spec": {"containers": [{"name": "app", "image": "none"}]},
+        });
+        serde_json::to_writer(&file, &pod).unwrap();
+        let path = format!("/api/v1/namespaces/{}/pods", cluster.namespace);
+        kubectl(&["create", "--raw", &path, "-f", file.path().to_str().unwrap()], "").unwrap_err()
+    };
+    let said = create(100_000_000);
+    assert!(said.contains("too large"), "{said}");
+    let said = create(2_900_000);
+    assert!(said.contains("metadata.annotations: Too long"), "{said}");
     // And the webhook goes on.
     cluster.caller("frontend");
     assert_eq!(cluster.init_containers("frontend"), ["fairlead-redirect", "fairlead-proxy"]);

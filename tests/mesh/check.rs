@@ -44,20 +44,25 @@ spec:
         .filter(|file| file.extension().is_some_and(|extension| extension == "yaml"))
         .map(|file| file.display().to_string())
         .collect();
-    let arguments: Vec<&str> = demo.iter().flat_map(|file| ["-f", file]).collect();
-    let checked = check(&arguments, None);
-    assert_eq!(checked.code, 0, "{checked:?}");
+    let together: Vec<&str> = ["-f"].into_iter().chain(demo.iter().map(String::as_str)).collect();
+    let folder = examples("demo");
+    for arguments in [&together[..], &["-f", &folder]] {
+        let checked = check(arguments, None);
+        assert_eq!(checked.code, 0, "{checked:?}");
+        assert_eq!(
+            checked.text.lines().filter(|line| line.starts_with("  ")).count(),
+            demo.len(),
+            "{checked:?}"
+        );
+    }
 
     let checked = check(&["-f", &bad], None);
     assert_eq!(checked.code, 1, "{checked:?}");
-    assert!(
-        checked.text.contains(&format!("fail  {bad}:2: line 6: ServiceRoute shop/reviews: ")),
-        "{checked:?}"
-    );
+    assert!(checked.text.contains(&format!("fail  {bad}:6: ServiceRoute shop/reviews: ")), "{checked:?}");
     assert!(checked.text.contains("tiemouts") && checked.text.contains("1 failed"), "{checked:?}");
     assert!(!checked.text.contains('\x1b'), "no colour where nobody sees it");
     let line = check(&["-f", &bad, "-o", "json"], None).line("file", "fail");
-    assert_eq!(line["subject"], format!("{bad}:2"));
+    assert_eq!(line["subject"], format!("{bad}:6"));
 
     let checked = check(&["-f", "/no/such/file.yaml"], None);
     assert_eq!(checked.code, 2, "{checked:?}");

@@ -8,7 +8,7 @@ use fairlead_operator::yaml;
 use serde_json::Value;
 
 use super::line::{Group, Line, count};
-use crate::inject;
+use crate::files;
 
 /// Lists in lists: nobody writes that, and a file must not be able to exhaust the stack.
 const LIST_DEPTH: usize = 4;
@@ -17,32 +17,26 @@ const LIST_DEPTH: usize = 4;
 ///
 /// # Errors
 /// A file that cannot be read.
-pub fn check(files: &[PathBuf]) -> Result<Vec<Group>> {
-    let mut lines = Vec::new();
-    for file in files {
-        let (name, text) = inject::read(file)?;
-        lines.extend(judge(&name, &text));
-    }
-    Ok(vec![("Files", lines)])
+pub fn check(paths: &[PathBuf]) -> Result<Vec<Group>> {
+    let read = files::read(paths)?;
+    Ok(vec![("Files", read.iter().flat_map(|(name, text)| judge(name, text)).collect())])
 }
 
 /// The lines about one file: what is wrong, object by object, or that nothing is.
 fn judge(file: &str, text: &str) -> Vec<Line> {
     let mut lines = Vec::new();
     let (mut ours, mut others) = (0, 0);
-    for (number, (line, document)) in (1..).zip(yaml::documents(text)) {
-        let place = format!("{file}:{number}");
+    for (line, document) in yaml::documents(text) {
         match yaml::read(document) {
-            Ok(value) => object(&value, &place, line, 0, &mut lines, (&mut ours, &mut others)),
-            Err(error) => {
-                let message = format!("line {}: not YAML: {}", line + error.line, error.message);
-                lines.push(Line::fail(
-                    "file",
-                    place,
-                    message,
-                    "mend the YAML; what stands after it is judged",
-                ));
+            Ok(value) => {
+                object(&value, &format!("{file}:{line}"), 0, &mut lines, (&mut ours, &mut others));
             }
+            Err(error) => lines.push(Line::fail(
+                "file",
+                format!("{file}:{}", line + error.line),
+                format!("not YAML: {}", error.message),
+                "mend the YAML; what stands after it is judged",
+            )),
         }
     }
     if lines.is_empty() && ours == 0 {
@@ -58,7 +52,6 @@ fn judge(file: &str, text: &str) -> Vec<Line> {
 fn object(
     value: &Value,
     place: &str,
-    line: u64,
     depth: usize,
     lines: &mut Vec<Line>,
     (ours, others): (&mut usize, &mut usize),
@@ -68,14 +61,14 @@ fn object(
     match value.get("items").and_then(Value::as_array) {
         Some(items) if kind.ends_with("List") && depth < LIST_DEPTH => {
             for item in items {
-                object(item, place, line, depth + 1, lines, (&mut *ours, &mut *others));
+                object(item, place, depth + 1, lines, (&mut *ours, &mut *others));
             }
         }
         _ if value.is_null() => {}
         _ if kind.is_empty() || text("/apiVersion").is_empty() => lines.push(Line::fail(
             "file",
             place,
-            format!("line {line}: an object without apiVersion and kind"),
+            "an object without apiVersion and kind",
             format!("write for instance apiVersion: {} and kind: ServiceRoute", crds::API_VERSION),
         )),
         _ if !crds::is_ours(value) => *others += 1,
@@ -85,7 +78,7 @@ fn object(
             let name = if name.is_empty() { "without a name" } else { name };
             let slash = if namespace.is_empty() { "" } else { "/" };
             lines.extend(crds::validate(value).into_iter().map(|violation| {
-                let message = format!("line {line}: {kind} {namespace}{slash}{name}: {violation}");
+                let message = format!("{kind} {namespace}{slash}{name}: {violation}");
                 Line::fail("file", place, message, "")
             }));
         }
@@ -117,16 +110,16 @@ spec: {parentRefs: [{name: reviews}]}
     }
 
     #[test]
-    fn what_is_wrong_has_its_file_document_line_and_object() {
+    fn what_is_wrong_has_its_file_line_and_object() {
         let bad = GOOD.replace("spec: {", "spec: {timeout: 1s, ");
         let lines = judge("a.yaml", &format!("{GOOD}---\n{bad}---\n{{\n---\nspec: {{}}\n"));
         assert!(lines.iter().all(|line| line.verdict == Verdict::Fail), "{lines:?}");
-        assert_eq!(lines[0].subject, "a.yaml:2");
-        assert!(lines[0].message.starts_with("line 5: ServiceRoute reviews: spec"), "{}", lines[0].message);
+        assert_eq!(lines[0].subject, "a.yaml:5");
+        assert!(lines[0].message.starts_with("ServiceRoute reviews: spec"), "{}", lines[0].message);
         assert!(lines[0].message.contains("timeout"), "{}", lines[0].message);
-        assert_eq!(lines[1].subject, "a.yaml:3");
+        assert_eq!(lines[1].subject, "a.yaml:11");
         assert!(lines[1].message.contains("not YAML"), "{}", lines[1].message);
-        assert_eq!(lines[2].subject, "a.yaml:4");
+        assert_eq!(lines[2].subject, "a.yaml:12");
         assert!(lines[2].message.contains("without apiVersion and kind"), "{}", lines[2].message);
     }
 

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use fairlead_operator::inject::annotation::OPT_OUT;
+use fairlead_operator::inject::annotation::{self, OPT_OUT};
 use fairlead_operator::inject::{MIRROR, PROXY};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
@@ -16,6 +16,8 @@ use super::line::{Line, Verdict, count, names};
 
 /// The container that redirects.
 const REDIRECT: &str = "fairlead-redirect";
+/// Where they are told.
+const ANNOTATIONS: &str = "write one of docs/reference/annotations.md into the pod template";
 /// Within this time a sidecar that has started is connected, and a pod that was made has started.
 const PATIENCE: SignedDuration = SignedDuration::from_secs(60);
 
@@ -79,6 +81,7 @@ enum Finding {
     OtherVersion,
     StartedWithoutConfig,
     Fallback,
+    UnknownAnnotation,
 }
 
 /// Whether it is worth asking the operator again in a moment: streams move between replicas, and an answer that
@@ -170,6 +173,9 @@ fn findings(pod: &Pod, image: Option<&str>, clients: &Clients, now: Timestamp) -
     if image.is_some_and(|image| sidecar.image.as_deref() != Some(image)) {
         found.insert(Finding::OtherVersion);
     }
+    if unknown_annotations(pod).next().is_some() {
+        found.insert(Finding::UnknownAnnotation);
+    }
     let redirect = status(pod, REDIRECT).and_then(|status| status.state.as_ref()?.terminated.as_ref());
     if redirect
         .and_then(|ended| ended.message.as_deref())
@@ -209,6 +215,11 @@ fn findings(pod: &Pod, image: Option<&str>, clients: &Clients, now: Timestamp) -
         found.insert(Finding::StartedWithoutConfig);
     }
     found
+}
+
+/// A sentence for each.
+fn unknown_annotations(pod: &Pod) -> impl Iterator<Item = String> {
+    annotation::unknown(pod.metadata.annotations.iter().flatten().map(|(name, _)| name.as_str()))
 }
 
 fn status<'a>(pod: &'a Pod, container: &str) -> Option<&'a ContainerStatus> {
@@ -302,6 +313,16 @@ fn line(finding: Finding, namespace: &str, pods: &[&Pod], image: Option<&str>, o
                 "use HTTP or gRPC probes, or newer kernels: fairlead check --pre -n {operator} names the nodes"
             ),
         ),
+        Finding::UnknownAnnotation => {
+            let unknown: BTreeSet<String> = pods.iter().flat_map(|pod| unknown_annotations(pod)).collect();
+            let unknown: Vec<String> = unknown.into_iter().collect();
+            (
+                "pod-annotation",
+                Verdict::Warn,
+                format!("{}: {who}", unknown.join("; ")),
+                ANNOTATIONS.to_owned(),
+            )
+        }
     };
     Line { id, verdict, subject, message, action }
 }

@@ -9,11 +9,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use rustls::sign::CertifiedKey;
 use tokio::sync::watch;
 
-use super::Certificates;
 use super::authority::Bundle;
+use super::{Certificates, validity};
+use crate::metrics::{CertificateKind, Metrics};
 use crate::tls::{self, Serving};
 
 /// Three small files; the kubelet itself takes up to two minutes.
@@ -25,6 +28,7 @@ pub struct Folder {
     path: PathBuf,
     serving: Arc<Serving>,
     bundle: watch::Sender<Bundle>,
+    metrics: Arc<Metrics>,
 }
 
 /// What is wrong with the folder.
@@ -37,11 +41,12 @@ pub struct Unusable {
 
 impl Folder {
     /// Reads the folder, and what there is to serve.
-    pub async fn open(path: &Path) -> Result<(Self, Certificates), Unusable> {
+    pub async fn open(path: &Path, metrics: Arc<Metrics>) -> Result<(Self, Certificates), Unusable> {
         let (leaf, roots) = read(path).await?;
+        show(&leaf, &roots, &metrics);
         let serving = Serving::new(leaf);
         let (send, bundle) = watch::channel(roots);
-        let folder = Self { path: path.to_owned(), serving: serving.clone(), bundle: send };
+        let folder = Self { path: path.to_owned(), serving: serving.clone(), bundle: send, metrics };
         Ok((folder, Certificates { serving, bundle }))
     }
 
@@ -53,6 +58,7 @@ impl Folder {
             match read(&self.path).await {
                 Ok((leaf, roots)) => {
                     complained = None;
+                    show(&leaf, &roots, &self.metrics);
                     if self.serving.replace(leaf) {
                         tracing::info!(folder = %self.path.display(), "serving a new certificate");
                     }
@@ -65,6 +71,18 @@ impl Folder {
                 }
                 Err(_) => {}
             }
+        }
+    }
+}
+
+/// When they end, for who watches over them.
+fn show(leaf: &CertifiedKey, roots: &Bundle, metrics: &Metrics) {
+    let newest = CertificateDer::from_pem_slice(roots.as_str().as_bytes()).ok();
+    for (kind, certificate) in
+        [(CertificateKind::Leaf, leaf.cert.first()), (CertificateKind::Root, newest.as_ref())]
+    {
+        if let Some((_, end)) = certificate.and_then(|one| validity::of(one)) {
+            metrics.certificate_ends(kind, end);
         }
     }
 }

@@ -19,6 +19,7 @@ use tokio_rustls::client::TlsStream;
 use super::authority::Authority;
 use super::rotation::{Step, Terms, next};
 use super::*;
+use crate::metrics::Metrics;
 use crate::tls::accept::{Bounds, connections};
 use crate::tls::provider;
 
@@ -197,7 +198,9 @@ async fn a_folder_is_read_again_when_it_changes() {
         std::os::unix::fs::symlink(version, folder.path().join("next")).unwrap();
         std::fs::rename(folder.path().join("next"), folder.path().join("..data")).unwrap();
     };
-    let wrong = folder::Folder::open(folder.path()).await.unwrap_err().to_string();
+    let metrics = Arc::new(Metrics::default());
+    let open = || folder::Folder::open(folder.path(), metrics.clone());
+    let wrong = open().await.unwrap_err().to_string();
     assert!(wrong.contains("tls.crt: ") && wrong.contains("it needs tls.crt, tls.key and ca.crt"), "{wrong}");
     for step in [Step::AddRoot, Step::IssueLeaf] {
         authority.take(step, &names, &terms, Timestamp::now()).unwrap();
@@ -206,7 +209,17 @@ async fn a_folder_is_read_again_when_it_changes() {
     for name in ["tls.crt", "tls.key", "ca.crt"] {
         std::os::unix::fs::symlink(format!("..data/{name}"), folder.path().join(name)).unwrap();
     }
-    let (opened, mut certificates) = folder::Folder::open(folder.path()).await.unwrap();
+    let (opened, mut certificates) = open().await.unwrap();
+    let ends = |authority: &Authority| {
+        let (leaf, root) = authority.ends();
+        let line = |certificate: &str, end: Option<Timestamp>| {
+            let name = "fairlead_operator_certificate_expiry_timestamp_seconds";
+            format!("{name}{{certificate=\"{certificate}\"}} {}\n", end.unwrap().as_second())
+        };
+        let text = metrics.text();
+        text.contains(&line("leaf", leaf)) && text.contains(&line("root", root))
+    };
+    assert!(ends(&authority), "{}", metrics.text());
     assert_eq!(Some(certificates.bundle.borrow_and_update().clone()), authority.bundle());
     let mut running = JoinSet::new();
     running.spawn(opened.run());

@@ -212,6 +212,16 @@ fn is_read(path: &Path) -> bool {
     !hidden && matches!(extension, Some("yaml" | "yml" | "json"))
 }
 
+/// The files that are read of a folder and the folders in it, sorted.
+///
+/// # Errors
+/// When the folder cannot be listed.
+pub fn files(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let mut found = BTreeMap::new();
+    walk(folder, DEPTH, &mut found)?;
+    Ok(found.into_keys().collect())
+}
+
 fn walk(folder: &Path, depth: usize, found: &mut BTreeMap<PathBuf, Print>) -> std::io::Result<()> {
     for entry in std::fs::read_dir(folder)? {
         let path = entry?.path();

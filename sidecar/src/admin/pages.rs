@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
+use crate::admin::words;
 use crate::cluster::{Cluster, EndpointStatus};
 use crate::config::{Destination, Known, ProxyConfig, Service};
 use crate::route::{Action, Route, RouteTable};
@@ -35,7 +36,6 @@ pub fn config(config: &ProxyConfig, state: &client::State) -> Value {
         .inbound
         .iter()
         .map(|(address, inbound)| {
-            let protocol = format!("{:?}", inbound.protocol);
             let limits = inbound.limits.report().into_iter().map(|limit| {
                 json!({
                     "service": &*limit.service,
@@ -48,8 +48,12 @@ pub fn config(config: &ProxyConfig, state: &client::State) -> Value {
                 })
             });
             let limits: Vec<_> = limits.collect();
-            let settings = format!("{:?}", inbound.limits.settings);
-            (address.to_string(), json!({ "protocol": protocol, "limits": limits, "settings": settings }))
+            let shown = json!({
+                "protocol": words::word(inbound.protocol),
+                "limits": limits,
+                "settings": inbound.limits.settings,
+            });
+            (address.to_string(), shown)
         })
         .collect();
     json!({
@@ -71,7 +75,7 @@ fn one_destination(destination: &Destination) -> Value {
     match destination {
         Destination::Unknown => json!({ "unknown": true }),
         Destination::Known(service) => json!({
-            "protocol": format!("{:?}", service.protocol),
+            "protocol": words::word(service.protocol),
             "routes": service.routes.as_ref().map(|table| routes(table, service)),
             "opaque": service.opaque.as_ref().map(|cluster| &*cluster.settings.name),
         }),
@@ -94,22 +98,23 @@ fn one_rule(route: &Route, table: &RouteTable, service: &Service) -> Value {
                 let exists = service.clusters.get(backend.cluster).is_some_and(Option::is_some);
                 json!({ "cluster": name, "weight": backend.weight, "exists": exists })
             });
-            json!({ "backends": backends.collect::<Vec<_>>(), "rewrite": format!("{rewrite:?}") })
+            json!({ "backends": backends.collect::<Vec<_>>(), "urlRewrite": words::rewrite(rewrite) })
         }
-        other => json!({ "answer": format!("{other:?}") }),
+        other => words::answer(other),
     };
-    let time = |limit: Option<std::time::Duration>| limit.map(|limit| format!("{limit:?}"));
     json!({
         "name": &*route.name,
         "target": route.target.as_ref().and_then(|target| target.to_str().ok()),
-        "matches": format!("{:?}", route.matcher),
+        "matches": words::matches(&route.matcher),
+        "requestHeaderModifier": words::changes(&route.request_headers),
+        "responseHeaderModifier": words::changes(&route.response_headers),
         "action": action,
         "timeouts": {
-            "request": time(route.timeout),
-            "backendRequest": time(route.per_try_timeout),
-            "idle": time(route.idle_timeout),
+            "request": route.timeout.map(words::time),
+            "backendRequest": route.per_try_timeout.map(words::time),
+            "idle": route.idle_timeout.map(words::time),
         },
-        "retry": format!("{:?}", route.retry),
+        "retry": words::retry(&route.retry),
     })
 }
 
@@ -158,14 +163,16 @@ fn one_cluster(cluster: &Cluster, now: Instant) -> Value {
         })
     });
     let ejections = &cluster.live.ejections;
+    let outlier = settings.outlier.as_ref();
     json!({
-        "balance": format!("{:?}", settings.balance),
-        "protocol": format!("{:?}", settings.protocol),
+        "loadBalancer": { "type": words::word(settings.balance) },
+        "protocol": words::word(settings.protocol),
         "endpoints": endpoints.collect::<Vec<_>>(),
         "panicking": cluster.panicking(),
         "pool": cluster.live.pool.usage(),
-        "limits": format!("{:?}", settings.pool),
-        "outlier": settings.outlier.as_ref().map(|outlier| format!("{outlier:?}")),
+        "connectionPool": words::pool(&settings.pool),
+        "retryConstraint": words::budget(&settings.budget),
+        "outlierDetection": outlier.map(|outlier| words::outlier(outlier, settings.panic_threshold)),
         "ejections": {
             "ejected": ejections.ejected.load(Ordering::Relaxed),
             "returned": ejections.returned.load(Ordering::Relaxed),

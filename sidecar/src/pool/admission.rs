@@ -377,6 +377,9 @@ impl<C, S: Shareable, W> Admission<C, S, W> {
             return Some((waiter.waker, Grant::Slot));
         }
         self.open = self.open.saturating_sub(1);
+        if self.open == 0 {
+            self.retired.clear(); // None of theirs can come back.
+        }
         None
     }
 

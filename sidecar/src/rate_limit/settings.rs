@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// The metadata of an inbound listener.
-#[derive(Debug, Clone, PartialEq, Deserialize, Default)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct InboundSettings {
     /// The Services that list this endpoint, `shop/reviews:9080`: their limits hold for a call that does not
@@ -35,7 +35,7 @@ impl InboundSettings {
 }
 
 /// A RateLimitPolicy.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PolicySettings {
     /// `shop/orders`.
@@ -53,7 +53,7 @@ pub struct PolicySettings {
 }
 
 /// One item of `matches` or `from`, as in a ServiceRoute.
-#[derive(Debug, Clone, PartialEq, Deserialize, Default)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct MatchSettings {
     /// The path.
@@ -71,7 +71,7 @@ pub struct MatchSettings {
 }
 
 /// A path to compare with.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PathSettings {
     /// `Exact`, `PathPrefix` or `RegularExpression`.
@@ -82,7 +82,7 @@ pub struct PathSettings {
 }
 
 /// A header or query parameter to compare with.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ValueSettings {
     /// `Exact` or `RegularExpression`.
@@ -95,7 +95,7 @@ pub struct ValueSettings {
 }
 
 /// One limit.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct LimitSettings {
     /// Unique in its policy.
@@ -117,7 +117,7 @@ pub struct LimitSettings {
 }
 
 /// A part of the key.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct KeySettings {
     /// `Header`, `QueryParam`, `Path`, `Method` or `SourceAddress`.
@@ -129,7 +129,7 @@ pub struct KeySettings {
 }
 
 /// What a refused caller gets.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ResponseSettings {
     /// 429 unless set.
@@ -143,7 +143,7 @@ pub struct ResponseSettings {
 }
 
 /// A header of an answer.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct HeaderSettings {
     /// Its name.

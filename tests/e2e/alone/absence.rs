@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use fairlead_tests::check::check;
 use fairlead_tests::cluster::load_test_server;
 use fairlead_tests::installed::{Installed, upgrade};
 use fairlead_tests::until::blocking;
@@ -85,6 +86,11 @@ fn without_an_operator_for_ninety_seconds_no_call_fails() {
     // New pods are refused, and it is said by whom.
     let refused = cluster.kubectl(&["apply", "-f", "-"], &pod("new")).unwrap_err();
     assert!(refused.contains(NAME), "{refused}");
+    let flags = ["--only", cluster.namespace.as_str(), "-o", "json"];
+    let checked = check(&flags, None);
+    let line = checked.line("operator-ready", "fail");
+    assert!(line["message"].as_str().unwrap().starts_with("is scaled to 0"), "{line}");
+    checked.line("pod-connected", "skip");
     while gone.elapsed() < Duration::from_secs(90) {
         load.goes_on(100);
     }
@@ -102,6 +108,10 @@ fn without_an_operator_for_ninety_seconds_no_call_fails() {
     let late = &cluster.pods("late")[0];
     assert_eq!(cluster.init_containers(late), ["fairlead-redirect", "fairlead-proxy"]);
     shop.are_connected(&["restarted".to_owned(), "frontend".to_owned(), late.clone()]);
+    // The one sidecar that started while nobody could tell it anything.
+    let line = check(&flags, None).line("pod-config", "warn");
+    let message = line["message"].as_str().unwrap();
+    assert!(message.starts_with("1 pod went to work before") && message.ends_with(": restarted"), "{line}");
     shop.mark("after");
     shop.is_marked(&caller, "after");
     load.goes_on(200);

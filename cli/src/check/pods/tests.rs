@@ -189,3 +189,16 @@ fn without_an_operator_the_pods_are_not_to_blame() {
     assert_eq!(lines.len(), 1, "{lines:?}");
     assert_eq!((lines[0].id, lines[0].verdict), ("pod-connected", Verdict::Skip));
 }
+
+#[test]
+fn an_annotation_that_does_nothing_is_named_with_the_one_that_was_meant() {
+    let misspelt = |pod: &mut Value| {
+        pod["metadata"]["annotations"] = json!({"fairlead.dev/drain-tme": "5s", "fairlead.dev/injected": "1", "other.dev/drain-tme": "5s"});
+    };
+    let line = only(misspelt, &connected(&["web-1"]));
+    assert_eq!((line.id, line.verdict), ("pod-annotation", Verdict::Warn));
+    assert_eq!(
+        line.message,
+        "annotation fairlead.dev/drain-tme is unknown and has no effect; did you mean fairlead.dev/drain-time?: web-1"
+    );
+}

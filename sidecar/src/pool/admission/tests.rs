@@ -241,6 +241,13 @@ fn the_old_and_the_removed_expire() {
     );
     assert!(matches!(pool.ask(address(2), 0, Want::Exclusive, later, || ""), Answer::Open { .. }));
     assert!(matches!(pool.put_back(address(2), 0, 4, later), Returned::Kept), "it is back");
+    // With the last connection goes the memory of who went.
+    pool.retire(&[address(3)]);
+    assert!(!pool.retired.is_empty());
+    while pool.open() > 0 {
+        pool.closed();
+    }
+    assert!(pool.retired.is_empty());
 }
 
 /// Against a plain count: whatever happens, never more than the limit is open, nobody waits while there is
