@@ -1,7 +1,7 @@
 //! What the chart renders, whatever cluster it meets: rights, refusals, what it keeps.
 
 use fairlead_tests::installed::{NAMESPACE, chart, helm};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// The objects of `helm template` with `flags`.
 fn render(flags: &[&str]) -> Result<Vec<Value>, String> {
@@ -183,6 +183,32 @@ fn options_render_what_they_say_and_only_when_asked() {
     assert_eq!(certificates[0]["spec"]["issuerRef"]["name"], "company");
     let ignore = render(&["--set", "webhook.failurePolicy=Ignore"]).unwrap();
     assert_eq!(of_kind(&ignore, "MutatingWebhookConfiguration")[0]["webhooks"][0]["failurePolicy"], "Ignore");
+}
+
+#[test]
+fn a_network_policy_closes_what_nobody_needs() {
+    let objects = render(&["--set", "networkPolicy.enabled=true"]).unwrap();
+    let policy = &of_kind(&objects, "NetworkPolicy")[0]["spec"];
+    let template = &of_kind(&objects, "Deployment")[0]["spec"]["template"];
+    // It is about the operator's pods, by ports that these have.
+    for (label, value) in policy["podSelector"]["matchLabels"].as_object().unwrap() {
+        assert_eq!(&template["metadata"]["labels"][label], value);
+    }
+    let has = |name: &Value| {
+        let ports = template["spec"]["containers"][0]["ports"].as_array().unwrap();
+        ports.iter().any(|port| port["name"] == *name)
+    };
+    let rules = policy["ingress"].as_array().unwrap();
+    let open_to = |name: &str| -> Vec<&Value> {
+        let leads = |rule: &&Value| rule["ports"].as_array().unwrap().iter().any(|port| port["port"] == name);
+        rules.iter().filter(leads).map(|rule| &rule["from"]).collect()
+    };
+    let every_port = rules.iter().flat_map(|rule| rule["ports"].as_array().unwrap());
+    assert!(every_port.map(|port| &port["port"]).all(has), "{policy}");
+    assert_eq!(open_to("xds"), [&json!([{"namespaceSelector": {}}])]);
+    assert_eq!(open_to("webhook"), [&Value::Null], "the API server is in no namespace");
+    assert_eq!(open_to("metrics"), [&Value::Null], "nor is the kubelet");
+    assert_eq!(policy["policyTypes"], json!(["Ingress"]));
 }
 
 #[test]
