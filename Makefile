@@ -8,7 +8,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 .PHONY: help doctor setup check demo test e2e soak cluster-up cluster-down image lint generate doc fuzz bench bench-control-plane cost profile
 
-export T KEEP NODES PROFILE CLUSTER_BACKEND QUICK UPDATE
+export T KEEP NODES PROFILE CLUSTER_BACKEND QUICK SOURCE UPDATE
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' Makefile | awk -F '\t' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -61,7 +61,7 @@ fuzz: ## fuzzes the HTTP/1.1 codec (nightly, cargo-fuzz); T=target, SECONDS_EACH
 bench: ## Fairlead beside Envoy in the same run: 40 minutes, writes bench/results and the tables; QUICK=1 takes three
 	@dev/bench
 
-bench-control-plane: ## an operator with up to 2,000 simulated sidecars
+bench-control-plane: ## an operator with up to 2,000 simulated sidecars, from a directory and (root) an API server; SOURCE=directory
 	@dev/bench-control-plane
 
 cost: ## what a request costs, counted by callgrind and compared with bench/cost/figures.toml; UPDATE=1 writes it

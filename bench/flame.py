@@ -13,6 +13,7 @@ from collections import Counter
 from pathlib import Path
 
 import bench, control_plane
+from control_plane_source import Folder
 
 BEGIN, END = "<!-- make profile writes what follows -->", "<!-- make profile wrote this -->"
 
@@ -178,28 +179,26 @@ def data_path(args):
 
 
 def control(args):
-    work = Path(tempfile.mkdtemp(prefix="profile-"))
-    folder, log = work / "source", open(work / "log", "w")
-    folder.mkdir()
-    control_plane.fill(folder, 1000)
+    log = tempfile.TemporaryFile("w")
     program = os.environ["BIN_operator"]
-    operator = control_plane.Operator(program, folder, log)
-    fleet = control_plane.Fleet(os.environ["BIN_fleet"], operator.port, 1000, [f"shop/svc-{i}:80" for i in range(10)], 10, log)
+    world = argparse.Namespace(operator=program, fleet=os.environ["BIN_fleet"], objects=Folder(1000))
+    operator = control_plane.Operator(world, log)
+    names = ",".join(f"shop/svc-{i}:80" for i in range(10))
+    fleet = control_plane.Fleet(world, operator, 1000, log, "-names", names)
     try:
         fleet.ask("ready")
         times = args.seconds * 3
-        quiet = control_plane.changes(operator, fleet, folder, 3, 1000, times)
-        control_plane.write(folder, "svc-3.yaml", control_plane.slice_of(3, control_plane.addresses(3)))
+        quiet = control_plane.changes(world, operator, fleet, 3, 1000, times)
         time.sleep(1)
         data = args.out / "control-plane.perf"
         perf = record(operator.process.pid, 3600, data)
-        control_plane.changes(operator, fleet, folder, 3, 1000, times)
+        control_plane.changes(world, operator, fleet, 3, 1000, times)
         perf.terminate()
         perf.wait()
     finally:
         fleet.stop()
-        operator.stop()
-        shutil.rmtree(work, ignore_errors=True)
+        operator.kill()
+        shutil.rmtree(world.objects.path, ignore_errors=True)
     found, samples = shares(data, program, CONTROL_PLANE, args.out / "control-plane.svg",
                             "fairlead-operator: changes of one EndpointSlice, 1,000 subscribers")
     return {"unit": "ms", "each": quiet["cpu_ms"], "samples": samples, "shares": found}

@@ -99,6 +99,16 @@ def chart(res):
     return "\n".join([*out, "</svg>", ""])
 
 
+def put(pages, begin, text, end):
+    """Writes the text between the two markers of each page."""
+    for page in pages:
+        old = page.read_text()
+        new = re.sub(f"{begin}.*?{end}", lambda _: f"{begin}\n\n{text}\n\n{end}", old, flags=re.S)
+        if new == old and text not in old:
+            raise SystemExit(f"{page} has no place for the table: {begin} ... {end}")
+        page.write_text(new)
+
+
 def main():
     a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     a.add_argument("results", type=Path)
@@ -110,12 +120,7 @@ def main():
     print(text)
     if args.chart:
         args.chart.write_text(chart(res))
-    for page in args.into:
-        old = page.read_text()
-        new = re.sub(f"{BEGIN}.*?{END}", lambda _: f"{BEGIN}\n\n{text}\n\n{END}", old, flags=re.S)
-        if new == old and text not in old:
-            raise SystemExit(f"{page} has no place for the table: {BEGIN} ... {END}")
-        page.write_text(new)
+    put(args.into, BEGIN, text, END)
 
 
 if __name__ == "__main__":

@@ -235,7 +235,8 @@ impl Seat {
                 "version": current.as_deref(),
                 "acked": answer.acked.as_ref().and_then(|version| version.as_deref()),
             });
-            if let (Some((version, message)), Some(fields)) = (&answer.nacked, resource.as_object_mut()) {
+            let nacked = answer.nacked.as_deref();
+            if let (Some((version, message)), Some(fields)) = (nacked, resource.as_object_mut()) {
                 let nacked = json!({ "version": version.as_deref(), "message": &**message });
                 fields.insert("nacked".to_owned(), nacked);
             }
@@ -263,7 +264,7 @@ impl Seat {
 }
 
 fn state(answer: &Answer, current: Option<&Arc<str>>) -> &'static str {
-    match (&answer.nacked, &answer.acked) {
+    match (answer.nacked.as_deref(), &answer.acked) {
         (Some((version, _)), _) if version.as_ref() == current => "nacked",
         (_, Some(version)) if version.as_ref() == current => "acked",
         _ => "pending",

@@ -240,6 +240,12 @@ impl Publisher {
     }
 
     fn apply(&mut self, change: Change, now: Instant) {
+        // Most updates of a Pod are about what is not read of it.
+        if let Change::Pod(key, pod) = &change
+            && self.inputs.pods.get(key) == pod.as_ref()
+        {
+            return;
+        }
         if let (Some(onlooker), Change::Pod(..) | Change::Namespace(..)) = (&self.onlooker, &change) {
             // One that is gone has ended the process.
             let _ = onlooker.send(change.clone());

@@ -72,7 +72,7 @@ pub fn report(
 /// The last acked version (or the one that the client came with) is the current one, or not.
 fn state(subscriber: &Subscriber<'_>, current: Option<&Arc<str>>) -> ClientState {
     let Some(answer) = subscriber.answer else { return ClientState::Pending };
-    match (&answer.nacked, &answer.acked) {
+    match (answer.nacked.as_deref(), &answer.acked) {
         (Some((version, message)), _) if version.as_ref() == current => ClientState::Nacked(message.clone()),
         (_, Some(version)) if version.as_ref() == current => ClientState::Acked,
         _ => ClientState::Pending,

@@ -44,6 +44,9 @@ pub async fn client() -> Result<Client, NoCluster> {
     Client::try_default().await.map_err(|error| NoCluster(error.to_string()))
 }
 
+/// Objects that the API server gives at once: a page of Pods is some megabytes, which are read and then let go.
+const PAGE: u32 = 100;
+
 /// Tells `events` what the API server has, until nobody listens.
 pub async fn run(client: Client, events: mpsc::Sender<Event>, metrics: Arc<Metrics>) {
     // All watches in one: large, and made once.
@@ -53,7 +56,6 @@ pub async fn run(client: Client, events: mpsc::Sender<Event>, metrics: Arc<Metri
 async fn follow_all(client: Client, events: mpsc::Sender<Event>, metrics: Arc<Metrics>, missing: Duration) {
     let teller = Teller { events, metrics, faults: Arc::default(), unread: Arc::new(AtomicUsize::new(8)) };
     let grants = grant_apis(&client);
-    let pods = kube::core::ApiResource::erase::<core::Pod>(&());
     tokio::join!(
         teller.follow("Service", Api::<core::Service>::all(client.clone()), |service| {
             let service = Service::from_api(&service)?;
@@ -70,7 +72,7 @@ async fn follow_all(client: Client, events: mpsc::Sender<Event>, metrics: Arc<Me
             let grant = ReferenceGrant::from_spec(spec).unwrap_or_default();
             Some(Change::ReferenceGrant(key, Some(Arc::new(grant))))
         }),
-        teller.follow("Pod", Api::<PodObject>::all_with(client.clone(), &pods), |pod| {
+        teller.follow("Pod", Api::<PodObject>::all(client.clone()), |pod| {
             Some(Change::Pod(narrow::key(&pod.metadata)?, Some(Arc::new(narrow::pod(&pod)))))
         }),
         teller.follow("Namespace", Api::<core::Namespace>::all(client.clone()), |namespace| {
@@ -149,7 +151,8 @@ impl Teller {
         K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
     {
         let mut list = List::default();
-        let mut stream = watcher(api, watcher::Config::default()).default_backoff().boxed();
+        let config = watcher::Config::default().page_size(PAGE);
+        let mut stream = watcher(api, config).default_backoff().boxed();
         while let Some(event) = stream.next().await {
             let told = match event {
                 Err(error) => {

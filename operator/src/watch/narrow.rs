@@ -1,20 +1,87 @@
 //! Pods and Namespaces as far as the mesh needs them: read into types that skip the rest, which is
 //! most of what an API server sends.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use serde::{Deserialize, Serialize};
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use serde::{Deserialize, Deserializer};
 
 use crate::inject::annotation::PREFIX;
 use crate::inject::{MIRROR, PROXY};
 use crate::model::{Namespace, ObjectKey, Pod, PodSidecar};
 
-/// A Pod on the wire.
-pub(super) type PodObject = kube::core::Object<PodSpec, PodStatus>;
+/// A Pod on the wire. Statuses of Pods change all the time, so it counts what is read of one; `managedFields`,
+/// a tree with a leaf for every field of the Pod, would be most of it.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct PodObject {
+    #[serde(deserialize_with = "narrow_metadata")]
+    pub(super) metadata: ObjectMeta,
+    spec: PodSpec,
+    status: Option<PodStatus>,
+}
+
+impl kube::Resource for PodObject {
+    type DynamicType = ();
+    type Scope = NamespaceResourceScope;
+
+    fn kind((): &()) -> Cow<'_, str> {
+        "Pod".into()
+    }
+
+    fn group((): &()) -> Cow<'_, str> {
+        "".into()
+    }
+
+    fn version((): &()) -> Cow<'_, str> {
+        "v1".into()
+    }
+
+    fn plural((): &()) -> Cow<'_, str> {
+        "pods".into()
+    }
+
+    fn meta(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.metadata
+    }
+}
+
+/// What is read of `metadata`.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Metadata {
+    name: Option<String>,
+    namespace: Option<String>,
+    uid: Option<String>,
+    resource_version: Option<String>,
+    labels: Option<BTreeMap<String, String>>,
+    annotations: Option<BTreeMap<String, String>>,
+    deletion_timestamp: Option<Time>,
+}
+
+fn narrow_metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
+    let read = Metadata::deserialize(deserializer)?;
+    Ok(ObjectMeta {
+        name: read.name,
+        namespace: read.namespace,
+        uid: read.uid,
+        resource_version: read.resource_version,
+        labels: read.labels,
+        annotations: read.annotations,
+        deletion_timestamp: read.deletion_timestamp,
+        ..ObjectMeta::default()
+    })
+}
 
 /// What is read of `spec`.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(super) struct PodSpec {
     service_account_name: Option<String>,
@@ -24,7 +91,7 @@ pub(super) struct PodSpec {
 }
 
 /// What is read of an init container.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 struct Container {
     name: String,
@@ -32,14 +99,14 @@ struct Container {
 }
 
 /// Which system a pod needs.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 struct Os {
     name: String,
 }
 
 /// What is read of `status`.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(super) struct PodStatus {
     phase: Option<String>,
@@ -51,7 +118,7 @@ pub(super) struct PodStatus {
 }
 
 /// What is read of the status of an init container.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 struct ContainerStatus {
     name: String,
@@ -59,7 +126,7 @@ struct ContainerStatus {
 }
 
 /// One of a Pod's addresses.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 struct PodAddress {
     ip: String,
 }
@@ -119,7 +186,9 @@ mod tests {
         let object: PodObject = serde_json::from_value(serde_json::json!({
             "apiVersion": "v1", "kind": "Pod",
             "metadata": {"name": "reviews-1", "namespace": "shop", "labels": {"app": "reviews"}, "uid": "u",
-                "annotations": {"fairlead.dev/workers": "2", "other.dev/x": "y"}},
+                "annotations": {"fairlead.dev/workers": "2", "other.dev/x": "y"},
+                "deletionTimestamp": "2026-11-26T00:00:00Z", "resourceVersion": "7",
+                "managedFields": [{"manager": "kubelet", "fieldsV1": {"f:status": {}}}]},
             "spec": {"serviceAccountName": "reviews", "containers": [{"name": "app", "image": "x"}],
                 "initContainers": [{"name": "fairlead-proxy", "image": "proxy:1"}]},
             "status": {"initContainerStatuses": [{"name": "fairlead-proxy", "started": true}], "phase": "Running", "podIP": "10.244.1.5", "podIPs": [{"ip": "10.244.1.5"}, {"ip": "fd00::5"}]},
@@ -129,7 +198,9 @@ mod tests {
         assert_eq!(pod.addresses, ["10.244.1.5".parse::<IpAddr>().unwrap(), "fd00::5".parse().unwrap()]);
         assert_eq!(pod.service_account.as_deref(), Some("reviews"));
         assert_eq!(pod.phase.as_deref(), Some("Running"));
-        assert!(!pod.host_network && !pod.terminating && !pod.cannot_be_injected);
+        assert!(pod.terminating && !pod.host_network && !pod.cannot_be_injected);
+        assert_eq!(object.metadata.resource_version.as_deref(), Some("7"));
+        assert_eq!(object.metadata.managed_fields, None);
         assert_eq!(pod.sidecar, Some(PodSidecar { image: "proxy:1".into(), started: true }));
         assert_eq!(pod.annotations, [("fairlead.dev/workers".to_owned(), "2".to_owned())].into());
         assert_eq!(key(&object.metadata).unwrap().to_string(), "shop/reviews-1");

@@ -49,9 +49,12 @@ struct Wanted {
 pub struct Answer {
     /// The version that it runs; the inner `None`: it knows that there is none.
     pub acked: Option<Option<Arc<str>>>,
-    /// The version that it refused last, and why.
-    pub nacked: Option<(Option<Arc<str>>, Arc<str>)>,
+    /// The version that it refused last, and why. Rare, and there is an answer a stream and resource: boxed.
+    pub nacked: Option<Box<Refused>>,
 }
+
+/// The version that a client refused, and why.
+pub type Refused = (Option<Arc<str>>, Arc<str>);
 
 /// One stream, open or lately lost.
 #[derive(Clone, Debug)]
@@ -244,7 +247,7 @@ impl Registry {
                     *self.answer(id, kind, &name) = Answer { acked: Some(version), nacked: None };
                 }
                 Change::Nacked(kind, name, version, message) => {
-                    self.answer(id, kind, &name).nacked = Some((version, message));
+                    self.answer(id, kind, &name).nacked = Some(Box::new((version, message)));
                 }
                 Change::StartedWithoutConfig => {
                     let Some(stream) = self.streams.get_mut(&id) else { continue };
@@ -321,11 +324,13 @@ impl Registry {
 
     fn answer(&mut self, id: StreamId, kind: ResourceKind, name: &Arc<str>) -> &mut Answer {
         self.touched.insert((kind, name.clone()));
-        if let Some(stream) = self.streams.get_mut(&id) {
-            stream.names.insert((kind, name.clone()));
-        }
         let names = &mut self.wanted.entry(kind).or_default().names;
-        names.entry(name.clone()).or_default().entry(id).or_default()
+        names.entry(name.clone()).or_default().entry(id).or_insert_with(|| {
+            if let Some(stream) = self.streams.get_mut(&id) {
+                stream.names.insert((kind, name.clone()));
+            }
+            Answer::default()
+        })
     }
 
     fn unwant(&mut self, id: StreamId, kind: ResourceKind, name: &str) {

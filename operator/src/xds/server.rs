@@ -19,20 +19,17 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
-use futures::future::BoxFuture;
-use futures::stream::BoxStream;
 use jiff::Timestamp;
 use rustls::ServerConfig;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::codegen::{Service, http};
-use tonic::server::{Grpc, NamedService, StreamingService};
+use tonic::server::NamedService;
 use tonic::service::Routes;
 use tonic::{Code, Request, Status, Streaming};
 
 use self::admission::{Client, SHORTEST_LIFE, STREAMS_A_POD};
-use self::codec::Codec;
 use super::hub::Hub;
 use super::registry::{Ending, Mailbox, StreamId};
 use super::session::{Limits, Protocol, Refusal, Response, Session};
@@ -140,11 +137,28 @@ impl Ads {
         self,
         request: http::Request<tonic::body::Body>,
     ) -> http::Response<tonic::body::Body> {
-        Grpc::new(Codec::<R>::default())
-            .max_decoding_message_size(REQUEST_BYTES)
-            .max_encoding_message_size(usize::MAX) // State of the world cannot be cut in pieces.
-            .streaming(self, request)
-            .await
+        match self.open::<R>(request).await {
+            // Boxed: the stream is moved in and out of each wait.
+            Ok(stream) => codec::responses(Box::pin(futures::stream::unfold(
+                Box::new(stream),
+                |mut stream| async move {
+                    let next = stream.next().await?;
+                    Some((next, stream))
+                },
+            ))),
+            Err(status) => status.into_http(),
+        }
+    }
+
+    async fn open<R: DiscoveryMessage>(
+        &self,
+        request: http::Request<tonic::body::Body>,
+    ) -> Result<Stream<R>, Status> {
+        let request = codec::requests::<R>(request, REQUEST_BYTES)?;
+        let guest = request.extensions().get::<Guest>().cloned();
+        let client = self.identify(&request, guest.as_ref()).await?;
+        let peer = guest.map(|guest| guest.peer);
+        Stream::open(self, peer, client, request.into_inner())
     }
 
     /// Who asks, where somebody wants to know.
@@ -170,27 +184,6 @@ impl Ads {
                 Err(status)
             }
         }
-    }
-}
-
-impl<R: DiscoveryMessage> StreamingService<R> for Ads {
-    type Response = Response;
-    type ResponseStream = BoxStream<'static, Result<Response, Status>>;
-    type Future = BoxFuture<'static, Result<tonic::Response<Self::ResponseStream>, Status>>;
-
-    fn call(&mut self, request: Request<Streaming<R>>) -> Self::Future {
-        let ads = self.clone();
-        Box::pin(async move {
-            let guest = request.extensions().get::<Guest>().cloned();
-            let client = ads.identify(&request, guest.as_ref()).await?;
-            let peer = guest.map(|guest| guest.peer);
-            let stream = Stream::open(&ads, peer, client, request.into_inner())?;
-            let responses = futures::stream::unfold(stream, |mut stream| async move {
-                let next = stream.next().await?;
-                Some((next, stream))
-            });
-            Ok(tonic::Response::new(Box::pin(responses) as Self::ResponseStream))
-        })
     }
 }
 

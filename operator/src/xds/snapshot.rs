@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use super::encode;
 use super::name::{self, Named};
-pub use super::resource::{Resource, ResourceKind, ResourceName};
+pub use super::resource::{NamedResource, Resource, ResourceKind, ResourceName};
 use crate::model::endpoints::Endpoints;
 use crate::model::limits::Inbound;
 use crate::model::mesh::{Listener, Port, PortName};
@@ -60,7 +60,7 @@ impl Snapshot {
         }
         // Encoded outside the lock: a second one that asks meanwhile does it too, with the same result.
         let any = Bytes::from(encode(kind, name, &named));
-        let resource = Arc::new(Resource { name: key.1.clone(), version: version(&any), any });
+        let resource = Arc::new(Resource::new(kind, key.1.clone(), version(&any), any));
         self.encoded().insert(key, (parts, resource.clone()));
         Some(resource)
     }

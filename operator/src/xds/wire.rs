@@ -7,32 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::snapshot::{Resource, ResourceKind};
-
-/// `google.protobuf.Any` with shared bytes.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct SharedAny {
-    /// What the bytes are.
-    #[prost(string, tag = "1")]
-    pub type_url: String,
-    /// The encoded resource.
-    #[prost(bytes = "bytes", tag = "2")]
-    pub value: Bytes,
-}
-
-/// `envoy.service.discovery.v3.Resource`.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct NamedResource {
-    /// A hash of the content.
-    #[prost(string, tag = "1")]
-    pub version: String,
-    /// The resource.
-    #[prost(message, optional, tag = "2")]
-    pub resource: Option<SharedAny>,
-    /// What it is asked for by.
-    #[prost(string, tag = "3")]
-    pub name: String,
-}
+use super::resource::{Resource, ResourceKind, SharedAny};
 
 /// `envoy.service.discovery.v3.DeltaDiscoveryResponse`.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -40,9 +15,11 @@ pub struct DeltaResponse {
     /// For people only.
     #[prost(string, tag = "1")]
     pub system_version_info: String,
-    /// New or changed.
-    #[prost(message, repeated, tag = "2")]
-    pub resources: Vec<NamedResource>,
+    /// New or changed: each an encoded [`NamedResource`], which on the wire looks like one that is not.
+    ///
+    /// [`NamedResource`]: super::snapshot::NamedResource
+    #[prost(bytes = "bytes", repeated, tag = "2")]
+    pub resources: Vec<Bytes>,
     /// The type of all of them.
     #[prost(string, tag = "4")]
     pub type_url: String,
@@ -78,14 +55,9 @@ impl DeltaResponse {
         resources: &[Arc<Resource>],
         removed: &[Arc<str>],
     ) -> Self {
-        let named = |resource: &Arc<Resource>| NamedResource {
-            version: resource.version.to_string(),
-            resource: Some(any(kind, resource)),
-            name: resource.name.to_string(),
-        };
         Self {
             system_version_info: String::new(),
-            resources: resources.iter().map(named).collect(),
+            resources: resources.iter().map(|resource| resource.named.clone()).collect(),
             type_url: kind.type_url().to_owned(),
             nonce,
             removed_resources: removed.iter().map(ToString::to_string).collect(),
@@ -137,7 +109,8 @@ mod tests {
     use super::*;
 
     fn resource() -> Arc<Resource> {
-        Arc::new(Resource { name: "a".into(), version: "1".into(), any: Bytes::from_static(b"\x0a\x01a") })
+        let any = Bytes::from_static(b"\x0a\x01a");
+        Arc::new(Resource::new(ResourceKind::Cluster, "a".into(), "1".into(), any))
     }
 
     #[test]
@@ -149,6 +122,7 @@ mod tests {
         assert_eq!((read.resources[0].name.as_str(), read.resources[0].version.as_str()), ("a", "1"));
         assert_eq!(read.resources[0].resource.as_ref().unwrap().value, b"\x0a\x01a");
         assert_eq!(read.encode_to_vec(), delta.encode_to_vec());
+        assert_eq!(resource().any, b"\x0a\x01a".as_slice());
 
         let state = StateResponse::new(ResourceKind::Cluster, "v".into(), "8".into(), &[resource()]);
         let read = DiscoveryResponse::decode(state.encode_to_vec().as_slice()).unwrap();

@@ -126,7 +126,8 @@ fn answers_are_kept_until_the_next() {
     let (one, two): (Option<Arc<str>>, Option<Arc<str>>) = (Some("1".into()), Some("2".into()));
     registry.apply(id, vec![Change::Acked(Cluster, "x".into(), one.clone())]);
     registry.apply(id, vec![Change::Nacked(Cluster, "x".into(), two.clone(), "no".into())]);
-    assert_eq!(answer(&registry), Answer { acked: Some(one), nacked: Some((two.clone(), "no".into())) });
+    let nacked = Some(Box::new((two.clone(), "no".into())));
+    assert_eq!(answer(&registry), Answer { acked: Some(one), nacked });
     registry.apply(id, vec![Change::Acked(Cluster, "x".into(), two.clone())]);
     assert_eq!(answer(&registry), Answer { acked: Some(two), nacked: None });
     assert!(registry.take_touched().contains(&(Cluster, "x".into())));

@@ -10,7 +10,11 @@ use envoy_types::pb::envoy::config::core::v3::Node;
 use envoy_types::pb::google::protobuf::value::Kind;
 use envoy_types::pb::google::protobuf::{ListValue, Struct, Value};
 
+use bytes::Bytes;
+use prost::Message;
+
 use super::*;
+use crate::xds::snapshot::NamedResource;
 use ResourceKind::{Cluster, Endpoints, Listener, Route};
 
 /// Resources as a plain map: (kind, name) to version.
@@ -44,11 +48,8 @@ impl Plain {
 impl Catalog for Plain {
     fn get(&self, kind: ResourceKind, name: &str) -> Option<Arc<Resource>> {
         let version = self.version(kind, name)?;
-        Some(Arc::new(Resource {
-            name: name.into(),
-            version: version.as_str().into(),
-            any: format!("{name}@{version}").into_bytes().into(),
-        }))
+        let any = format!("{name}@{version}").into_bytes().into();
+        Some(Arc::new(Resource::new(kind, name.into(), version.as_str().into(), any)))
     }
 
     fn names(&self, kind: ResourceKind) -> Vec<Arc<str>> {
@@ -189,7 +190,8 @@ fn owned(names: &[&str]) -> Vec<String> {
 fn short(response: Response) -> (ResourceKind, Vec<String>, String) {
     let (type_url, bytes, removed, nonce) = match response {
         Response::Delta(delta) => {
-            let bytes: Vec<_> = delta.resources.into_iter().map(|it| it.resource.unwrap().value).collect();
+            let read = |it: Bytes| NamedResource::decode(it).unwrap().resource.unwrap().value;
+            let bytes: Vec<_> = delta.resources.into_iter().map(read).collect();
             (delta.type_url, bytes, delta.removed_resources, delta.nonce)
         }
         Response::State(state) => (

@@ -5,7 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
 use envoy_types::pb::google::rpc::Status as RpcStatus;
 
+use prost::Message;
+
 use super::super::*;
+use crate::xds::snapshot::NamedResource;
 
 /// What a client wants and has of one type.
 #[derive(Clone, Debug, Default)]
@@ -110,6 +113,7 @@ impl Client {
         match response {
             Response::Delta(delta) => {
                 for resource in delta.resources {
+                    let resource = NamedResource::decode(resource).unwrap();
                     view.answered.insert(resource.name.clone());
                     if !covered(&resource.name) {
                         continue;
