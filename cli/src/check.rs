@@ -70,7 +70,7 @@ async fn cluster(command: &Check) -> Result<ExitCode> {
 /// Whether it can be installed; `installed`: it is.
 async fn before(cluster: &Cluster, installed: bool) -> Vec<Group> {
     let (namespace, release) = (&*cluster.namespace, &*cluster.release);
-    let (rights, nodes, definitions, hook, namespaces) = tokio::join!(
+    let (rights, nodes, definitions, hook, found) = tokio::join!(
         cluster.rights(),
         cluster.nodes(),
         cluster.definitions(),
@@ -80,9 +80,13 @@ async fn before(cluster: &Cluster, installed: bool) -> Vec<Group> {
     let mut lines = vec![cluster.version_line()];
     lines.extend(before::rights(namespace, &rights));
     lines.push(before::kernels(&nodes));
-    lines.extend(before::definitions(namespace, release, &definitions));
+    if !before::is_elsewhere(&hook, namespace) {
+        lines.extend(before::definitions(namespace, release, &definitions));
+    }
     lines.push(before::other_mesh(namespace, release, &hook, installed));
-    vec![("Cluster, before an install", lines), ("Namespaces", namespaces::pod_security(&namespaces))]
+    let mut labels = found.as_ref().map_or_else(|_| Vec::new(), |all| cluster.labels(all));
+    labels.extend(namespaces::pod_security(&cluster.meshed_of(found), &cluster.only));
+    vec![("Cluster, before an install", lines), ("Namespaces", labels)]
 }
 
 /// Whether it is well.
@@ -92,33 +96,39 @@ async fn after(cluster: &Cluster, installed: Installed) -> Result<Vec<Group>> {
     let now = Timestamp::now();
     let (namespace, release) = (&*cluster.namespace, &*cluster.release);
 
+    let policy = operator::Policy::of(&seen.hook);
     let mut operator = Vec::new();
     match &seen.installed.deployment {
         Ok(deployment) => {
-            operator.push(operator::replicas(deployment, namespace));
+            operator.push(operator::replicas(deployment, policy, namespace));
             operator.push(operator::version(deployment, env!("CARGO_PKG_VERSION")));
         }
         Err(unseen) => operator.push(Line::unseen("operator-ready", unseen)),
     }
     operator.extend(operator::definitions(&seen.definitions, &ours));
     operator.push(operator::lease(&seen.lease, &seen.replicas, namespace, now));
-    operator.extend(operator::certificates(&seen.metrics, namespace, now));
+    operator.extend(operator::certificates(&seen.replicas, &seen.metrics, namespace, now));
     operator.push(operator::hook(&seen.hook, release, namespace));
-    operator.push(operator::webhook(&seen.trial, namespace));
+    operator.push(operator::webhook(&seen.trial, policy, release, namespace));
 
     let bundle = seen.hook.as_ref().ok().and_then(|hook| operator::ca_bundle(hook.as_ref()?));
     let bundle = bundle.as_deref().and_then(fairlead_operator::certificates::authority::Bundle::read);
-    let mut namespaces = seen.unlabelled(&cluster.only);
-    namespaces.extend(namespaces::pod_security(&seen.namespaces));
-    namespaces.extend(namespaces::bundles(&seen.copies, bundle.as_ref(), namespace));
-
+    let mut namespaces = seen.labels;
+    namespaces.extend(namespaces::pod_security(&seen.namespaces, &cluster.only));
+    let mut pods = Vec::new();
     let image = seen.installed.deployment.as_ref().ok().and_then(operator::proxy_image);
+    // Of namespaces that may not be seen nothing more is known.
+    if seen.namespaces.is_ok() {
+        namespaces.extend(namespaces::bundles(&seen.copies, bundle.as_ref(), namespace, &cluster.only));
+        pods = pods::lines(&seen.meshed, image, &seen.clients, namespace, now);
+    }
+
     Ok(vec![
         ("Cluster", vec![cluster.version_line(), before::kernels(&seen.nodes)]),
         ("Operator", operator),
         ("Namespaces", namespaces),
-        ("Pods", pods::lines(&seen.meshed, image, &seen.clients, namespace, now)),
-        ("Policies", policies::lines(&seen.policies)),
+        ("Pods", pods),
+        ("Policies", policies::lines(&seen.policies, &cluster.only)),
     ])
 }
 

@@ -33,22 +33,28 @@ pub fn documents(text: &str) -> Vec<(u64, &str)> {
     documents
 }
 
-/// A text that is not YAML: the line of the document, counted from 0, and what is wrong with it.
+/// A text that is not YAML: where, and what is wrong with it.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
 pub struct NotYaml {
-    /// Lines before it.
+    /// Its line in the file.
     pub line: u64,
     /// What is wrong.
     pub message: String,
 }
 
-/// The value of one document. `0644` is octal, as it is for kubectl.
-pub fn read(document: &str) -> Result<Value, NotYaml> {
-    serde_saphyr::from_str_with_options(document, options()).map_err(|error| NotYaml {
-        line: error.location().map_or(0, |location| location.line().saturating_sub(1)),
-        // In words for who wrote the YAML, not for who calls the parser.
-        message: error.without_snippet().render_with_formatter(&serde_saphyr::UserMessageFormatter),
+/// The value of one document, which begins at `line` of its file. `0644` is octal, as it is for kubectl.
+pub fn read(document: &str, line: u64) -> Result<Value, NotYaml> {
+    let parse = |text: &str| serde_saphyr::from_str_with_options::<Value>(text, options());
+    parse(document).map_err(|error| {
+        // Once more where it stands in the file, for messages name other lines than that of the mistake, too.
+        let above = "\n".repeat(usize::try_from(line).unwrap_or(1).saturating_sub(1));
+        let error = parse(&(above + document)).err().unwrap_or(error);
+        NotYaml {
+            line: error.location().map_or(line, |location| location.line()),
+            // In words for who wrote the YAML, not for who calls the parser.
+            message: error.without_snippet().render_with_formatter(&serde_saphyr::UserMessageFormatter),
+        }
     })
 }
 
@@ -220,17 +226,19 @@ mod tests {
             "items": [{"name": "a", "args": ["x", ["y", 1]]}, "b", [], {}],
         });
         insta::assert_snapshot!(write(&value));
-        assert_eq!(read(&write(&value)).unwrap(), value);
+        assert_eq!(read(&write(&value), 1).unwrap(), value);
     }
 
     #[test]
     fn what_kubectl_reads_is_read() {
-        assert_eq!(read("{mode: 0644, on: yes, x: 08}").unwrap()["mode"], 420);
-        assert_eq!(read("yes").unwrap(), json!(true));
-        assert!(read("a: [1,\n").is_err());
-        let twice = read("a: 1\na: 2\n").unwrap_err();
-        assert_eq!(twice.line, 1);
+        assert_eq!(read("{mode: 0644, on: yes, x: 08}", 1).unwrap()["mode"], 420);
+        assert_eq!(read("yes", 1).unwrap(), json!(true));
+        assert!(read("a: [1,\n", 1).is_err());
+        let twice = read("a: 1\na: 2\n", 7).unwrap_err();
+        assert_eq!(twice.line, 8);
         assert!(twice.message.starts_with("duplicate mapping key `a` is not allowed here"), "{twice}");
+        let open = read("a: [1,\nb: {\n", 7).unwrap_err();
+        assert!(!open.message.contains("line 1,") && !open.message.contains("line 2,"), "{open}");
     }
 
     fn values() -> impl Strategy<Value = Value> {
@@ -255,7 +263,7 @@ mod tests {
         #[test]
         fn what_is_written_is_read_again(value in values()) {
             let text = write(&value);
-            prop_assert_eq!(read(&text).unwrap(), value, "{}", text);
+            prop_assert_eq!(read(&text, 1).unwrap(), value, "{}", text);
         }
     }
 }

@@ -14,7 +14,7 @@ const KUBERNETES: (u32, u32) = (1, 33);
 const KERNEL: (u32, u32) = (5, 10);
 
 /// What `helm install` creates: group, plural, and whether it is in the release's namespace.
-pub const CREATED: [(&str, &str, bool); 12] = [
+pub const CREATED: [(&str, &str, bool); 13] = [
     ("", "namespaces", false),
     ("apiextensions.k8s.io", "customresourcedefinitions", false),
     ("admissionregistration.k8s.io", "mutatingwebhookconfigurations", false),
@@ -25,6 +25,7 @@ pub const CREATED: [(&str, &str, bool); 12] = [
     ("", "serviceaccounts", true),
     ("", "services", true),
     ("", "secrets", true),
+    ("", "resourcequotas", true),
     ("apps", "deployments", true),
     ("policy", "poddisruptionbudgets", true),
 ];
@@ -138,7 +139,7 @@ pub fn definitions(
         if let Some(owner) = other_owner(&definition.metadata, namespace, release) {
             let message = format!("is there already and {owner}: helm install would refuse to adopt it");
             let action = format!(
-                "if it may be Fairlead's: kubectl label crd {name} --overwrite app.kubernetes.io/managed-by=Helm && kubectl annotate crd {name} --overwrite meta.helm.sh/release-name={release} meta.helm.sh/release-namespace={namespace}; else install with --set crds.enabled=false"
+                "to hand it to this release: kubectl label crd {name} --overwrite app.kubernetes.io/managed-by=Helm && kubectl annotate crd {name} --overwrite meta.helm.sh/release-name={release} meta.helm.sh/release-namespace={namespace}; to leave it as it is: helm install with --set crds.enabled=false"
             );
             lines.push(Line::fail(ID, subject, message, action));
         }
@@ -153,6 +154,18 @@ pub fn definitions(
         lines.push(Line::pass(ID, "", message));
     }
     lines
+}
+
+/// Whether the Fairlead of this cluster has its operator in another namespace: what that one owns is well where it is.
+pub fn is_elsewhere(hook: &Seen<Option<MutatingWebhookConfiguration>>, namespace: &str) -> bool {
+    let hook = hook.as_ref().ok().and_then(Option::as_ref);
+    hook.and_then(place).is_some_and(|place| place != namespace)
+}
+
+/// The namespace of the operator that a webhook configuration names.
+fn place(hook: &MutatingWebhookConfiguration) -> Option<&str> {
+    let service = hook.webhooks.iter().flatten().find_map(|hook| hook.client_config.service.as_ref());
+    service.map(|service| service.namespace.as_str())
 }
 
 /// Who owns an object, when it is not this release.
@@ -186,8 +199,7 @@ pub fn other_mesh(
         Ok(None) => return Line::pass(ID, "", "no other Fairlead is in this cluster"),
         Err(unseen) => return Line::unseen(ID, unseen),
     };
-    let service = hook.webhooks.iter().flatten().find_map(|hook| hook.client_config.service.as_ref());
-    let place = service.map_or("an unknown namespace", |service| service.namespace.as_str());
+    let place = place(hook).unwrap_or("an unknown namespace");
     let ours = place == namespace && other_owner(&hook.metadata, namespace, release).is_none();
     if ours && installed {
         let message =
@@ -295,6 +307,24 @@ mod tests {
     }
 
     #[test]
+    fn every_kind_of_the_chart_needs_its_right() {
+        // Made only when a value asks for them, or by `helm test`.
+        let optional = ["NetworkPolicy", "ServiceMonitor", "Issuer", "Certificate", "Pod"];
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/fairlead/templates");
+        let mut seen = 0;
+        for file in fairlead_operator::watch::files(folder.as_ref()).unwrap() {
+            let text = std::fs::read_to_string(file).unwrap();
+            for kind in text.lines().filter_map(|line| line.strip_prefix("kind: ")) {
+                let plural = format!("{}s", kind.to_lowercase());
+                let asked = CREATED.iter().any(|(_, asked, _)| *asked == plural);
+                assert!(asked || optional.contains(&kind), "{plural} is not asked for");
+                seen += usize::from(asked);
+            }
+        }
+        assert!(seen >= 10, "{seen} kinds");
+    }
+
+    #[test]
     fn a_cluster_has_one_mesh() {
         let judge = |hook| other_mesh("fairlead-system", "fairlead", &Ok(hook), false);
         assert_eq!(judge(None).verdict, Verdict::Pass);
@@ -303,6 +333,8 @@ mod tests {
             "name": "x", "admissionReviewVersions": ["v1"], "sideEffects": "None",
             "clientConfig": {"service": {"name": "fairlead-operator", "namespace": namespace}}}]}))
         };
+        assert!(is_elsewhere(&Ok(Some(hook("mesh"))), "fairlead-system"));
+        assert!(!is_elsewhere(&Ok(Some(hook("mesh"))), "mesh") && !is_elsewhere(&Ok(None), "mesh"));
         let line = judge(Some(hook("mesh")));
         assert_eq!(line.verdict, Verdict::Fail);
         assert!(line.action.contains("fairlead check -n mesh"), "{}", line.action);

@@ -27,13 +27,13 @@ fn judge(file: &str, text: &str) -> Vec<Line> {
     let mut lines = Vec::new();
     let (mut ours, mut others) = (0, 0);
     for (line, document) in yaml::documents(text) {
-        match yaml::read(document) {
+        match yaml::read(document, line) {
             Ok(value) => {
                 object(&value, &format!("{file}:{line}"), 0, &mut lines, (&mut ours, &mut others));
             }
             Err(error) => lines.push(Line::fail(
                 "file",
-                format!("{file}:{}", line + error.line),
+                format!("{file}:{}", error.line),
                 format!("not YAML: {}", error.message),
                 "mend the YAML; what stands after it is judged",
             )),

@@ -34,8 +34,8 @@ use crate::cli::Check;
 const OPERATOR: &str = "fairlead-operator";
 /// The operator's pods.
 const REPLICAS: &str = "app.kubernetes.io/name=fairlead,app.kubernetes.io/component=operator";
-/// The namespaces that are meshed.
-const LABELLED: &str = "fairlead.dev/inject=enabled";
+/// The namespaces that somebody labelled, whatever the label says.
+const LABELLED: &str = "fairlead.dev/inject";
 /// The definitions that the chart installs.
 const DEFINITIONS: [&str; 3] =
     ["serviceroutes.fairlead.dev", "outlierdetections.fairlead.dev", "ratelimitpolicies.fairlead.dev"];
@@ -79,27 +79,13 @@ pub struct Facts {
     pub trial: Trial,
     /// Those that are meshed.
     pub namespaces: Seen<Vec<Namespace>>,
+    /// What is wrong with the labels of namespaces.
+    pub labels: Vec<Line>,
     /// The roots in each of them.
     pub copies: BTreeMap<String, Seen<Option<String>>>,
     pub meshed: Meshed,
     pub clients: Clients,
     pub policies: Vec<Kind>,
-}
-
-impl Facts {
-    /// Lines for namespaces that were named and are not meshed.
-    pub fn unlabelled(&self, only: &[String]) -> Vec<Line> {
-        let Ok(meshed) = &self.namespaces else { return Vec::new() };
-        let missing = only.iter().filter(|name| !meshed.iter().any(|one| namespaces::name(one) == **name));
-        missing
-            .map(|name| {
-                let message =
-                    "does not exist, or is not labelled fairlead.dev/inject=enabled: nothing in it is meshed";
-                let action = format!("kubectl label namespace {name} {LABELLED}");
-                Line::warn("namespace-label", format!("namespace/{name}"), message, action)
-            })
-            .collect()
-    }
 }
 
 /// The error alone: the words of its causes are in its own, and would be said again.
@@ -206,21 +192,29 @@ impl Cluster {
         self.asker.get("mutatingwebhookconfigurations", OPERATOR).await
     }
 
-    /// Those that are meshed, of those that are looked at.
+    /// Those with the label, or those that are looked at.
     pub async fn namespaces(&self) -> Seen<Vec<Namespace>> {
-        let labelled = if self.only.is_empty() {
-            self.asker.list("namespaces", LABELLED).await?
-        } else {
-            let each = self.only.iter().map(|name| self.asker.get::<Namespace>("namespaces", name));
-            let found: Seen<Vec<_>> = futures::future::join_all(each).await.into_iter().collect();
-            found?.into_iter().flatten().collect()
-        };
-        Ok(namespaces::meshed(labelled, &self.namespace))
+        if self.only.is_empty() {
+            return self.asker.list("namespaces", LABELLED).await;
+        }
+        let each = self.only.iter().map(|name| self.asker.get::<Namespace>("namespaces", name));
+        let found: Seen<Vec<_>> = futures::future::join_all(each).await.into_iter().collect();
+        Ok(found?.into_iter().flatten().collect())
+    }
+
+    /// What is wrong with their labels.
+    pub fn labels(&self, found: &[Namespace]) -> Vec<Line> {
+        namespaces::labels(found, &self.only, &self.namespace)
+    }
+
+    /// Those of them that are meshed.
+    pub fn meshed_of(&self, found: Seen<Vec<Namespace>>) -> Seen<Vec<Namespace>> {
+        found.map(|all| namespaces::meshed(all, &self.namespace))
     }
 
     /// Everything that an install can be judged by.
     pub async fn see(&self, installed: Installed) -> Facts {
-        let (nodes, definitions, hook, lease, replicas, namespaces, policies) = tokio::join!(
+        let (nodes, definitions, hook, lease, replicas, found, policies) = tokio::join!(
             self.nodes(),
             self.definitions(),
             self.hook(),
@@ -229,6 +223,8 @@ impl Cluster {
             self.namespaces(),
             self.policies()
         );
+        let labels = found.as_ref().map_or_else(|_| Vec::new(), |all| self.labels(all));
+        let namespaces = self.meshed_of(found);
         let replicas = replicas.map(|pods| pods.into_iter().filter(is_running).collect::<Vec<Pod>>());
         let names: Vec<String> = match &replicas {
             Ok(pods) => pods.iter().filter_map(|pod| pod.metadata.name.clone()).collect(),
@@ -258,6 +254,7 @@ impl Cluster {
             metrics,
             trial,
             namespaces,
+            labels,
             copies,
             meshed,
             clients,
@@ -320,12 +317,9 @@ impl Cluster {
         let Some(place) =
             places.iter().find(|place| namespaces::allows_redirection(place)).map(namespaces::name)
         else {
-            let why = if places.is_empty() {
-                "no namespace is labelled fairlead.dev/inject=enabled"
-            } else {
-                "Pod Security refuses sidecars in every labelled namespace"
-            };
-            return Trial::Nowhere(why.to_owned());
+            let refused = "Pod Security refuses sidecars in every labelled namespace";
+            let why = if places.is_empty() { namespaces::none(&self.only) } else { refused.to_owned() };
+            return Trial::Nowhere(why);
         };
         let pod = match serde_json::from_value::<Pod>(trial_pod()) {
             Ok(pod) => pod,

@@ -8,15 +8,54 @@ use k8s_openapi::api::core::v1::Namespace;
 use super::ask::Seen;
 use super::line::{Line, count};
 
+/// The label that meshes a namespace.
+const INJECT: &str = "fairlead.dev/inject";
 /// The label of Pod Security's level.
 const ENFORCE: &str = "pod-security.kubernetes.io/enforce";
 
 /// The namespaces that are meshed: labelled, not going away, and never the operator's own or kube-system.
 pub fn meshed(namespaces: Vec<Namespace>, own: &str) -> Vec<Namespace> {
-    let labelled = |namespace: &Namespace| label(namespace, "fairlead.dev/inject") == Some("enabled");
+    let labelled = |namespace: &Namespace| label(namespace, INJECT) == Some("enabled");
     let lives = |namespace: &Namespace| namespace.metadata.deletion_timestamp.is_none();
     let ours = |namespace: &Namespace| ![own, "kube-system"].contains(&name(namespace));
     namespaces.into_iter().filter(|one| labelled(one) && lives(one) && ours(one)).collect()
+}
+
+/// That there is none, among `only` if these were asked about.
+pub fn none(only: &[String]) -> String {
+    let which = if only.is_empty() { "no namespace" } else { "none of the namespaces of --only" };
+    format!("{which} is labelled {INJECT}=enabled")
+}
+
+/// Labels that do not do what somebody seems to want. `found` has the label, or is among `only`.
+pub fn labels(found: &[Namespace], only: &[String], own: &str) -> Vec<Line> {
+    let warn = |name: &str, message: String, action: String| {
+        Line::warn("namespace-label", format!("namespace/{name}"), message, action)
+    };
+    let absent = only.iter().filter(|wanted| !found.iter().any(|one| name(one) == **wanted));
+    let mut lines: Vec<Line> = absent
+        .map(|name| warn(name, "does not exist".to_owned(), "kubectl get namespaces".to_owned()))
+        .collect();
+    lines.extend(found.iter().filter_map(|namespace| {
+        let name = name(namespace);
+        let write = format!("kubectl label namespace {name} {INJECT}=enabled --overwrite");
+        match label(namespace, INJECT) {
+            Some("enabled") if [own, "kube-system"].contains(&name) => Some(warn(
+                name,
+                "is never meshed, whatever its label says: what the mesh stands on is in it".to_owned(),
+                format!("kubectl label namespace {name} {INJECT}-"),
+            )),
+            None => {
+                Some(warn(name, format!("is not labelled {INJECT}=enabled: nothing in it is meshed"), write))
+            }
+            Some("enabled" | "disabled" | "false" | "") => None,
+            Some(other) => {
+                let message = format!("its label {INJECT}={other} means nothing: nothing in it is meshed");
+                Some(warn(name, message, write))
+            }
+        }
+    }));
+    lines
 }
 
 /// Its name.
@@ -31,7 +70,7 @@ pub fn allows_redirection(namespace: &Namespace) -> bool {
 }
 
 /// Pod Security of every meshed namespace.
-pub fn pod_security(namespaces: &Seen<Vec<Namespace>>) -> Vec<Line> {
+pub fn pod_security(namespaces: &Seen<Vec<Namespace>>, only: &[String]) -> Vec<Line> {
     const ID: &str = "pod-security";
     let namespaces = match namespaces {
         Ok(namespaces) => namespaces,
@@ -39,7 +78,7 @@ pub fn pod_security(namespaces: &Seen<Vec<Namespace>>) -> Vec<Line> {
     };
     if namespaces.is_empty() {
         let action = "kubectl label namespace NAMESPACE fairlead.dev/inject=enabled";
-        return vec![Line::skip(ID, "no namespace is labelled fairlead.dev/inject=enabled", action)];
+        return vec![Line::skip(ID, none(only), action)];
     }
     let refusing = namespaces.iter().filter(|namespace| !allows_redirection(namespace));
     let mut lines: Vec<Line> = refusing
@@ -66,10 +105,11 @@ pub fn bundles(
     copies: &BTreeMap<String, Seen<Option<String>>>,
     hook: Option<&Bundle>,
     operator: &str,
+    only: &[String],
 ) -> Vec<Line> {
     const ID: &str = "namespace-ca";
     if copies.is_empty() {
-        return vec![Line::skip(ID, "no namespace is labelled fairlead.dev/inject=enabled", "")];
+        return vec![Line::skip(ID, none(only), "")];
     }
     let mut lines = Vec::new();
     for (namespace, copy) in copies {
@@ -140,16 +180,40 @@ mod tests {
     }
 
     #[test]
+    fn labels_that_do_nothing_are_told() {
+        let found = [
+            namespace("shop", &[IN]),
+            namespace("true", &[(INJECT, "true")]),
+            namespace("off", &[(INJECT, "disabled")]),
+            namespace("kube-system", &[IN]),
+        ];
+        let told = |found: &[Namespace], only: &[String]| -> Vec<String> {
+            let lines = labels(found, only, "mesh");
+            lines.iter().map(|line| format!("{} {} {}", line.subject, line.message, line.action)).collect()
+        };
+        let told_of_all = told(&found, &[]);
+        assert_eq!(told_of_all.len(), 2, "{told_of_all:?}");
+        assert!(
+            told_of_all[0].starts_with("namespace/true its label fairlead.dev/inject=true means nothing")
+        );
+        assert!(told_of_all[1].starts_with("namespace/kube-system is never meshed"), "{told_of_all:?}");
+        assert!(told_of_all[1].ends_with("fairlead.dev/inject-"), "{told_of_all:?}");
+        let told = told(&[namespace("plain", &[])], &["plain".to_owned(), "shopp".to_owned()]);
+        assert!(told[0].starts_with("namespace/shopp does not exist"), "{told:?}");
+        assert!(told[1].starts_with("namespace/plain is not labelled"), "{told:?}");
+    }
+
+    #[test]
     fn a_level_that_refuses_the_redirection_is_mended_by_one_line() {
         let good = [namespace("a", &[IN]), namespace("b", &[IN, (ENFORCE, "privileged")])];
-        assert_eq!(pod_security(&Ok(good.to_vec()))[0].verdict, Verdict::Pass);
-        let line = pod_security(&Ok(vec![namespace("c", &[IN, (ENFORCE, "restricted")])])).remove(0);
+        assert_eq!(pod_security(&Ok(good.to_vec()), &[])[0].verdict, Verdict::Pass);
+        let line = pod_security(&Ok(vec![namespace("c", &[IN, (ENFORCE, "restricted")])]), &[]).remove(0);
         assert_eq!((line.verdict, line.subject.as_str()), (Verdict::Fail, "namespace/c"));
         assert_eq!(
             line.action,
             "kubectl label namespace c pod-security.kubernetes.io/enforce=privileged --overwrite"
         );
-        assert_eq!(pod_security(&Ok(Vec::new()))[0].verdict, Verdict::Skip);
+        assert_eq!(pod_security(&Ok(Vec::new()), &[])[0].verdict, Verdict::Skip);
     }
 
     #[test]
@@ -161,7 +225,7 @@ mod tests {
         assert!(hook.is_some());
         let judge = |copy: Option<&str>| {
             let copies = [("shop".to_owned(), Ok(copy.map(str::to_owned)))].into();
-            bundles(&copies, hook.as_ref(), "fairlead-system").remove(0).verdict
+            bundles(&copies, hook.as_ref(), "fairlead-system", &[]).remove(0).verdict
         };
         assert_eq!(judge(Some(&one)), Verdict::Pass);
         assert_eq!(judge(Some(&two)), Verdict::Warn);

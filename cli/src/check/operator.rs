@@ -21,8 +21,39 @@ const LEASE_OLD: SignedDuration = SignedDuration::from_secs(60);
 /// What a person reads when the webhook cannot be reached.
 const WEBHOOK: &str = "operator-unreachable-no-injection.fairlead.dev";
 
+/// What becomes of new pods of labelled namespaces that no operator answers for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Policy {
+    /// They are refused.
+    Fail,
+    /// They start without a sidecar.
+    Ignore,
+    /// There is no webhook configuration: they start without a sidecar, whoever answers.
+    Nothing,
+}
+
+impl Policy {
+    /// As the webhook configuration says it. Who may not see it is told what the chart's default does.
+    pub fn of(hook: &Seen<Option<MutatingWebhookConfiguration>>) -> Self {
+        let Ok(found) = hook else { return Self::Fail };
+        let Some(found) = found else { return Self::Nothing };
+        let ignores = |hook: &str| hook == "Ignore";
+        let mut policies = found.webhooks.iter().flatten().filter_map(|hook| hook.failure_policy.as_deref());
+        if policies.any(ignores) { Self::Ignore } else { Self::Fail }
+    }
+
+    fn effect(self) -> &'static str {
+        match self {
+            Self::Fail => "calls go on, new pods of labelled namespaces are refused, no change arrives",
+            Self::Ignore | Self::Nothing => {
+                "calls go on, new pods of labelled namespaces start without a sidecar, no change arrives"
+            }
+        }
+    }
+}
+
 /// Whether all replicas are ready.
-pub fn replicas(deployment: &Deployment, namespace: &str) -> Line {
+pub fn replicas(deployment: &Deployment, policy: Policy, namespace: &str) -> Line {
     const ID: &str = "operator-ready";
     let subject = "deployment/fairlead-operator";
     let wanted = deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
@@ -31,15 +62,12 @@ pub fn replicas(deployment: &Deployment, namespace: &str) -> Line {
     let updated = status.and_then(|status| status.updated_replicas).unwrap_or(0);
     let look = format!("kubectl -n {namespace} describe pods -l app.kubernetes.io/component=operator");
     if wanted == 0 {
-        let message =
-            "is scaled to 0: calls go on, new pods of labelled namespaces are refused, no change arrives";
+        let message = format!("is scaled to 0: {}", policy.effect());
         let action = format!("kubectl -n {namespace} scale deployment/fairlead-operator --replicas=2");
         return Line::fail(ID, subject, message, action);
     }
     if ready == 0 {
-        let message = format!(
-            "0 of {wanted} replicas are ready: calls go on, new pods of labelled namespaces are refused, no change arrives"
-        );
+        let message = format!("0 of {wanted} replicas are ready: {}", policy.effect());
         return Line::fail(ID, subject, message, look);
     }
     if ready < wanted {
@@ -55,6 +83,13 @@ pub fn replicas(deployment: &Deployment, namespace: &str) -> Line {
             format!("{updated} of {wanted} replicas are of the newest template: a rollout is under way");
         let action = format!("kubectl -n {namespace} rollout status deployment/fairlead-operator");
         return Line::warn(ID, subject, message, action);
+    }
+    // One more than wanted while an upgrade brings it up, or cannot.
+    let coming = status.and_then(|status| status.unavailable_replicas).unwrap_or(0);
+    if coming > 0 {
+        let message =
+            format!("{ready} of {wanted} replicas are ready, and {coming} that a rollout brings is not yet");
+        return Line::warn(ID, subject, message, look);
     }
     Line::pass(ID, subject, format!("{ready} of {wanted} replicas are ready"))
 }
@@ -166,9 +201,17 @@ pub fn lease(lease: &Seen<Option<Lease>>, pods: &Seen<Vec<Pod>>, namespace: &str
     Line::pass(ID, subject, format!("{holder} holds it"))
 }
 
-/// How long the certificates are good. `pages`: what each replica says at `/metrics`.
-pub fn certificates(pages: &[(String, Seen<String>)], namespace: &str, now: Timestamp) -> Vec<Line> {
+/// How long the certificates are good. `replicas` are those that run, `pages`: what each replica says at `/metrics`.
+pub fn certificates(
+    replicas: &Seen<Vec<Pod>>,
+    pages: &[(String, Seen<String>)],
+    namespace: &str,
+    now: Timestamp,
+) -> Vec<Line> {
     const ID: &str = "certificate";
+    if let Err(unseen) = replicas {
+        return vec![Line::unseen(ID, unseen)];
+    }
     let (mut lines, mut said) = (Vec::new(), Vec::new());
     for (pod, page) in pages {
         let page = match page {
@@ -258,7 +301,7 @@ pub enum Trial {
 }
 
 /// Whether the webhook answers.
-pub fn webhook(trial: &Trial, namespace: &str) -> Line {
+pub fn webhook(trial: &Trial, policy: Policy, release: &str, namespace: &str) -> Line {
     const ID: &str = "webhook";
     let look = format!(
         "kubectl -n {namespace} get pods,endpointslices; the API server must reach port 15017 of the operator's pods"
@@ -270,8 +313,16 @@ pub fn webhook(trial: &Trial, namespace: &str) -> Line {
             Line::pass(ID, "", format!("a pod that was tried in {place} (dry run) gets its sidecar"))
         }
         Trial::Made(place, _) => {
-            let message = "a pod that was tried (dry run) gets no sidecar: the webhook was not asked or could not be (failurePolicy Ignore)";
-            Line::fail(ID, format!("namespace/{place}"), message, look)
+            let (why, action) = match policy {
+                Policy::Nothing => (
+                    "there is no webhook configuration",
+                    format!("helm upgrade {release} charts/fairlead -n {namespace}"),
+                ),
+                Policy::Ignore => ("the webhook could not be asked, and failurePolicy is Ignore", look),
+                Policy::Fail => ("the webhook was not asked, or left it as it was", look),
+            };
+            let message = format!("a pod that was tried (dry run) gets no sidecar: {why}");
+            Line::fail(ID, format!("namespace/{place}"), message, action)
         }
         Trial::Refused(place, why) if why.contains(WEBHOOK) => {
             let message = format!(

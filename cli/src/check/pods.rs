@@ -75,6 +75,7 @@ pub type Meshed = BTreeMap<String, Seen<Vec<Pod>>>;
 enum Finding {
     NoSidecar,
     NotStarted,
+    Starting,
     NotConnected,
     Refused,
     NotCurrent,
@@ -186,11 +187,10 @@ fn findings(pod: &Pod, image: Option<&str>, clients: &Clients, now: Timestamp) -
     let proxy = status(pod, PROXY);
     if proxy.is_none_or(|status| status.started != Some(true)) {
         let old = |time: Timestamp| now.duration_since(time) > PATIENCE;
-        // One that no node has room for is not ours to report.
+        // One that no node has room for is not ours to mend.
         let placed = proxy.is_some();
-        if placed && pod.metadata.creation_timestamp.as_ref().is_some_and(|time| old(time.0)) {
-            found.insert(Finding::NotStarted);
-        }
+        let late = placed && pod.metadata.creation_timestamp.as_ref().is_some_and(|time| old(time.0));
+        found.insert(if late { Finding::NotStarted } else { Finding::Starting });
         return found;
     }
     let name = format!(
@@ -239,8 +239,12 @@ fn line(finding: Finding, namespace: &str, pods: &[&Pod], image: Option<&str>, o
             "pod-sidecar",
             Verdict::Fail,
             format!(
-                "{} no sidecar, so no rule of the mesh holds for what they call: {who}",
-                count(number, "pod has", "pods have")
+                "{}: {who}",
+                count(
+                    number,
+                    "pod has no sidecar, so no rule of the mesh holds for its calls",
+                    "pods have no sidecar, so no rule of the mesh holds for their calls"
+                )
             ),
             format!("{restart}; or, if it is meant, annotate the pod template with {OPT_OUT}: \"false\""),
         ),
@@ -253,6 +257,16 @@ fn line(finding: Finding, namespace: &str, pods: &[&Pod], image: Option<&str>, o
                 waiting(pods)
             ),
             format!("kubectl -n {namespace} describe pod {pod}; {logs}"),
+        ),
+        Finding::Starting => (
+            "pod-started",
+            Verdict::Skip,
+            format!(
+                "{} not started yet ({}): {who}",
+                count(number, "sidecar has", "sidecars have"),
+                waiting(pods)
+            ),
+            "run it again in a minute".to_owned(),
         ),
         Finding::NotConnected => (
             "pod-connected",
@@ -339,7 +353,11 @@ fn waiting(pods: &[&Pod]) -> String {
                 .or(failed.map(|ended| format!("{container} ended with exit code {}", ended.exit_code)))
         })
     };
-    pods.iter().find_map(reason).unwrap_or_else(|| "it runs, and is not ready".to_owned())
+    let otherwise = |pod: &Pod| {
+        let placed = pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some());
+        if placed { "it begins, or is not ready" } else { "no node has taken the pod" }
+    };
+    pods.iter().find_map(reason).unwrap_or_else(|| pods.first().map_or("", |pod| otherwise(pod)).to_owned())
 }
 
 /// What to type so that new pods come in place of these.

@@ -23,7 +23,7 @@ pub struct Kind {
 }
 
 /// One line for each kind and reason.
-pub fn lines(kinds: &[Kind]) -> Vec<Line> {
+pub fn lines(kinds: &[Kind], only: &[String]) -> Vec<Line> {
     const ID: &str = "policy";
     let mut lines = Vec::new();
     let mut good = 0;
@@ -56,7 +56,10 @@ pub fn lines(kinds: &[Kind]) -> Vec<Line> {
     }
     if lines.is_empty() {
         let message = match good {
-            0 => "there is no ServiceRoute, OutlierDetection or RateLimitPolicy".to_owned(),
+            0 if only.is_empty() => {
+                "there is no ServiceRoute, OutlierDetection or RateLimitPolicy".to_owned()
+            }
+            0 => format!("no ServiceRoute, OutlierDetection or RateLimitPolicy is in {}", names(only)),
             good => format!("{} in force", count(good, "object is", "objects are")),
         };
         lines.push(Line::pass(ID, "", message));
@@ -99,7 +102,7 @@ mod tests {
     }
 
     fn judge(objects: Vec<DynamicObject>) -> Vec<Line> {
-        lines(&[Kind { singular: "serviceroute", many: "ServiceRoutes", objects: Ok(objects) }])
+        lines(&[Kind { singular: "serviceroute", many: "ServiceRoutes", objects: Ok(objects) }], &[])
     }
 
     #[test]

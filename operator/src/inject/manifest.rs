@@ -55,8 +55,8 @@ pub fn manifest(file: &str, text: &str, settings: &Settings) -> Result<Manifest,
     let mut documents = Vec::new();
     let mut changed = false;
     for (line, document) in yaml::documents(text) {
-        let value = yaml::read(document)
-            .map_err(|error| format!("{file}:{}: not YAML: {}", line + error.line, error.message))?;
+        let value = yaml::read(document, line)
+            .map_err(|error| format!("{file}:{}: not YAML: {}", error.line, error.message))?;
         let mut object = Object { value, place: format!("{file}:{line}"), settings, notes: &mut notes };
         if object.inject(0) {
             changed = true;

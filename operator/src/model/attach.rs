@@ -91,6 +91,7 @@ impl<'a> Attached<'a> {
             let ports = match parent_ports(inputs, claim.key, parent) {
                 Ok(ports) => ports,
                 Err(message) => {
+                    let message = format!("parentRef {}: {message}", parent.name);
                     problems.unresolved(&object, reason::PARENT_NOT_FOUND, message);
                     continue;
                 }

@@ -209,8 +209,8 @@ spec:
              500: there is no Service shop/reveiws; did you mean reviews?",
             "ResolvedRefs Error BackendNotFound: rule canary, backendRef shop/reviews:9081, whose share is answered with \
              500: Service shop/reviews has no TCP port 9081; it has 9080",
-            "ResolvedRefs Error ParentNotFound: Service shop/ratings has no TCP port 80; it has 9080",
-            "ResolvedRefs Error ParentNotFound: there is no Service shop/reviewz; did you mean reviews?",
+            "ResolvedRefs Error ParentNotFound: parentRef ratings: Service shop/ratings has no TCP port 80; it has 9080",
+            "ResolvedRefs Error ParentNotFound: parentRef reviewz: there is no Service shop/reviewz; did you mean reviews?",
             "ResolvedRefs Error RefNotPermitted: rule elsewhere, backendRef bank/secret:80, whose share is answered \
              with 500: a Service of another namespace may be used only where a ReferenceGrant there allows it: write \
              one in namespace bank with from: [{group: fairlead.dev, kind: ServiceRoute, namespace: shop}] and to: \
@@ -415,7 +415,7 @@ spec: {targetRefs: [{name: db}], limits: [{name: a, requests: 1, per: 1s}]}
              port's appProtocol to http, kubernetes.io/h2c or grpc if it does speak HTTP",
             "ResolvedRefs Error BackendNotFound: rule rule-0, backendRef shop/outside:80, whose share is answered with \
              500: Service shop/outside is of type ExternalName and has no endpoints to call",
-            "ResolvedRefs Error ParentNotFound: Service shop/outside is of type ExternalName and has no endpoints to call",
+            "ResolvedRefs Error ParentNotFound: parentRef outside: Service shop/outside is of type ExternalName and has no endpoints to call",
         ]
     );
 }

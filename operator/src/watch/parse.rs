@@ -65,9 +65,9 @@ impl Written {
 pub(super) fn parse(place: &str, text: &str) -> Result<Parsed, Fault> {
     let mut parsed = Parsed::default();
     for (line, document) in yaml::documents(text) {
-        let value = yaml::read(document).map_err(|error| {
+        let value = yaml::read(document, line).map_err(|error| {
             let message = format!("not YAML, so what the file held before stays in force: {error}");
-            Fault { place: place.to_owned(), line: Some(line + error.line), message }
+            Fault { place: place.to_owned(), line: Some(error.line), message }
         })?;
         if !value.is_null() {
             let mut reader = Reader { place, line, parsed: &mut parsed };

@@ -31,10 +31,16 @@ fn replicas_are_counted() {
         (2, 0, 2, Verdict::Fail),
         (0, 0, 0, Verdict::Fail),
     ] {
-        let line = replicas(&deployment(wanted, ready, updated), "mesh");
+        let line = replicas(&deployment(wanted, ready, updated), Policy::Fail, "mesh");
         assert_eq!(line.verdict, verdict, "{wanted} {ready} {updated}: {}", line.message);
         assert!(verdict == Verdict::Pass || line.action.contains("-n mesh"), "{}", line.action);
     }
+    // One replica, and the next that does not come up.
+    let mut one = deployment(1, 1, 1);
+    one.status.as_mut().unwrap().unavailable_replicas = Some(1);
+    assert_eq!(replicas(&one, Policy::Fail, "mesh").verdict, Verdict::Warn);
+    let ignoring = replicas(&deployment(0, 0, 0), Policy::Ignore, "mesh");
+    assert!(ignoring.message.contains("start without a sidecar"), "{}", ignoring.message);
 }
 
 #[test]
@@ -109,7 +115,7 @@ fn certificates_have_days_left() {
             )
         };
         let page = line("leaf", leaf) + &line("root", root);
-        certificates(&[("operator-1".to_owned(), Ok(page))], "mesh", now)
+        certificates(&Ok(Vec::new()), &[("operator-1".to_owned(), Ok(page))], "mesh", now)
     };
     let lines = judge(20, 300);
     assert_eq!(lines[0].verdict, Verdict::Pass);
@@ -118,9 +124,11 @@ fn certificates_have_days_left() {
     assert_eq!(judge(20, 30)[0].verdict, Verdict::Warn);
     let lines = judge(-1, 300);
     assert_eq!((lines[0].verdict, lines[0].subject.as_str()), (Verdict::Fail, "pod/operator-1"));
-    assert_eq!(certificates(&[], "mesh", now)[0].verdict, Verdict::Warn);
+    assert_eq!(certificates(&Ok(Vec::new()), &[], "mesh", now)[0].verdict, Verdict::Warn);
+    let unseen = certificates(&Err(forbidden()), &[], "mesh", now);
+    assert!(unseen[0].message.starts_with("may not see"), "{unseen:?}");
     let silent = [("operator-1".to_owned(), Err(forbidden()))];
-    assert_eq!(certificates(&silent, "mesh", now)[0].verdict, Verdict::Warn);
+    assert_eq!(certificates(&Ok(Vec::new()), &silent, "mesh", now)[0].verdict, Verdict::Warn);
 }
 
 #[test]
@@ -138,11 +146,13 @@ fn a_webhook_without_roots_is_not_trusted() {
 
 #[test]
 fn the_trial_tells_who_refused() {
-    let judge = |trial| webhook(&trial, "mesh");
+    let judge = |trial| webhook(&trial, Policy::Fail, "fairlead", "mesh");
     let made = |name: &str| Trial::Made("shop".to_owned(), vec![name.to_owned()]);
     let refused = |why: &str| Trial::Refused("shop".to_owned(), why.to_owned());
     assert_eq!(judge(made("fairlead-proxy")).verdict, Verdict::Pass);
     assert_eq!(judge(made("other")).verdict, Verdict::Fail);
+    let bare = webhook(&made("other"), Policy::Nothing, "fairlead", "mesh");
+    assert!(bare.message.ends_with("there is no webhook configuration"), "{}", bare.message);
     let line =
         judge(refused("failed calling webhook \"operator-unreachable-no-injection.fairlead.dev\": EOF"));
     assert_eq!((line.verdict, line.subject.as_str()), (Verdict::Fail, "namespace/shop"));

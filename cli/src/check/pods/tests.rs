@@ -148,9 +148,13 @@ fn a_sidecar_that_does_not_start_says_why_after_a_minute() {
         waiting(pod);
         pod["metadata"]["creationTimestamp"] = json!("2026-11-25T11:59:30Z");
     };
-    assert_eq!(only(young, &Clients::default()).verdict, Verdict::Pass);
+    let line = only(young, &Clients::default());
+    assert_eq!(line.verdict, Verdict::Skip);
+    assert_eq!(line.message, "1 sidecar has not started yet (ImagePullBackOff): web-1");
     let unplaced = |pod: &mut Value| pod["status"]["initContainerStatuses"] = json!([]);
-    assert_eq!(only(unplaced, &Clients::default()).verdict, Verdict::Pass);
+    let line = only(unplaced, &Clients::default());
+    assert_eq!(line.verdict, Verdict::Skip);
+    assert!(line.message.contains("no node has taken the pod"), "{}", line.message);
 }
 
 #[test]
