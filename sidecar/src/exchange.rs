@@ -34,6 +34,7 @@ pub struct Exchange {
     proxy: Arc<Proxy>,
     handles: Arc<Handles>,
     started: Instant,
+    seen: Instant,
     status: Option<StatusCode>,
     flag: &'static str,
     upstream: Option<(Duration, Duration)>,
@@ -45,10 +46,12 @@ impl Exchange {
     /// A request has come. `handles` are those of no rule, until [`Self::follows`].
     pub fn begin(proxy: &Arc<Proxy>, handles: Arc<Handles>, caller: Caller, request: &Parts) -> Self {
         let entry = proxy.access_log.is_some().then(|| Box::new(entry(&handles, caller, request)));
+        let now = now();
         Self {
             proxy: Arc::clone(proxy),
             handles,
-            started: now(),
+            started: now,
+            seen: now,
             status: None,
             flag: "-",
             upstream: None,
@@ -67,24 +70,29 @@ impl Exchange {
         self.started
     }
 
+    /// When the clock was last read for it: when it began, or when its last attempt ended. Reading the clock costs as
+    /// much as routing, so what follows without waiting takes this.
+    pub fn seen(&self) -> Instant {
+        self.seen
+    }
+
     /// The rule that carries it is known.
     pub fn follows(&mut self, handles: Arc<Handles>) {
         self.handles = handles;
     }
 
-    /// An attempt begins. Returns when.
-    pub fn attempt(&mut self, endpoint: SocketAddr) -> Instant {
+    /// An attempt begins.
+    pub fn attempt(&mut self, endpoint: SocketAddr) {
         if let Some(entry) = &mut self.entry {
             entry.attempts += 1;
             entry.endpoint = Some(endpoint);
         }
-        now()
     }
 
     /// An attempt, begun `since`, has its head, or failed.
     pub fn attempted(&mut self, since: Instant) {
-        let now = now();
-        self.upstream = Some((now - since, now - self.started));
+        self.seen = now();
+        self.upstream = Some((self.seen - since, self.seen - self.started));
     }
 
     /// Another attempt follows.
@@ -136,13 +144,13 @@ impl Exchange {
     }
 
     /// The end: the answer had so many bytes.
-    pub fn end(mut self, bytes: u64) {
-        self.report(bytes);
+    pub fn end(mut self, now: Instant, bytes: u64) {
+        self.report(now, bytes);
     }
 
-    fn report(&mut self, bytes: u64) {
+    fn report(&mut self, now: Instant, bytes: u64) {
         self.reported = true;
-        let total = now() - self.started;
+        let total = now - self.started;
         let ended = Ended { status: self.status, flag: self.flag, total, upstream: self.upstream };
         self.proxy.metrics.request_ended(&self.handles, &ended);
         let Some((mut entry, log)) = self.entry.take().zip(self.proxy.access_log.as_ref()) else { return };
@@ -163,7 +171,7 @@ impl Drop for Exchange {
             if self.flag == "-" {
                 self.flag = "DC";
             }
-            self.report(0);
+            self.report(now(), 0);
         }
     }
 }

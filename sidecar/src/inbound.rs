@@ -28,7 +28,7 @@ use crate::hops::NO_RETRY;
 use crate::metrics::{Direction, Handles, Metrics};
 use crate::pool::admission::Want;
 use crate::pool::{Asker, Http1, Lease, Pool, PoolSettings, Slot, Stream, http2};
-use crate::proxy::{Caller, Proxy, now};
+use crate::proxy::{Caller, Proxy};
 use crate::rate_limit::{Decision, Quota};
 
 /// How long a connection to the application is kept: most servers close idle ones, and a request that crosses
@@ -114,12 +114,12 @@ pub async fn serve(
     let mut exchange = Exchange::begin(proxy, Arc::clone(&endpoint.handles), caller, &parts);
     parts.headers.remove(UNPROCESSED);
     let target = parts.headers.remove(TARGET);
-    let inside = proxy.hops.enter(&mut parts.headers, now());
+    let inside = proxy.hops.enter(&mut parts.headers, exchange.started());
     let target = target.as_ref().and_then(|target| target.to_str().ok());
     let probe = proxy.is_probe(endpoint.application.port(), parts.uri.path());
     let mut quota = None;
     if let Some(inbound) = proxy.inbound(endpoint.listen).filter(|_| !probe) {
-        match inbound.limits.check(now(), target, &parts, caller.peer.ip()) {
+        match inbound.limits.check(exchange.started(), target, &parts, caller.peer.ip()) {
             Decision::Admit(left) => quota = left,
             Decision::Refuse(refusal) => {
                 let reason = format!("over the limit {} of {}", refusal.limit, refusal.policy);
@@ -132,15 +132,16 @@ pub async fn serve(
             }
         }
     }
-    let began = exchange.attempt(endpoint.application);
+    exchange.attempt(endpoint.application);
     let sent = hand_over(proxy, endpoint, caller, Request::from_parts(parts, body)).await;
-    exchange.attempted(began);
+    exchange.attempted(exchange.started());
     let (mut response, mut held) = match sent {
         Ok((response, stream)) => (response, Held { stream, ..Held::default() }),
         Err(Refused::Unprocessed(failure)) => {
             exchange.failed(&failure);
             exchange.answered(failure.status(), &http::HeaderMap::new());
-            exchange.end(0);
+            let now = exchange.seen();
+            exchange.end(now, 0);
             return Err(Unprocessed { reason: failure.reason });
         }
         Err(Refused::Failed(failure, grpc)) => {

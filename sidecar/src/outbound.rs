@@ -157,7 +157,7 @@ async fn follow(
     let limits = Limits::of(route, exchange.started(), above.deadline());
     let deadline = [limits.times.deadline, hop::grpc_deadline(parts, exchange.started())];
     let deadline = deadline.into_iter().flatten().min();
-    hops::tell(&mut parts.headers, 1, deadline, now());
+    hops::tell(&mut parts.headers, 1, deadline, exchange.started());
     let mut upload = Upload::new(body, route.retry.attempts > 0, limits.times.idle.as_ref());
     let sending = Sending { route, cluster, http2, limits, deadline, above, parts };
     let answered = sending.until_answered(exchange, &mut upload).await;
@@ -215,12 +215,13 @@ impl Sending<'_> {
         if self.above.is_retry() {
             attempts.forbid(NoRetry::BelowARetry);
         }
-        budget.request(now());
+        budget.request(exchange.started());
         let mut again: Option<Parts> = None;
+        let mut began = exchange.started(); // Nothing was waited for yet.
         loop {
             let parts = again.as_ref().unwrap_or(self.parts);
             let attempt = Attempt::new(self, parts, exchange.proxy().asker(), attempts.tried());
-            let mut result = attempt.make(exchange, upload).await;
+            let mut result = attempt.make(began, exchange, upload).await;
             if upload.is_broken() {
                 return Err(upload.failure());
             }
@@ -233,10 +234,10 @@ impl Sending<'_> {
                 Ok(answered) => answered.ended(),
                 Err((failure, _)) => Ended::Failed(failure),
             };
-            let decided = attempts.after(ended, upload.is_replayable(), now(), budget);
+            let decided = attempts.after(ended, upload.is_replayable(), exchange.seen(), budget);
             // What the endpoint answered counts, whether or not the caller gets to see it.
             if let Ok(answered) = &mut result {
-                answered.settle();
+                answered.settle(exchange.seen());
             }
             match decided {
                 Ok(pause) => {
@@ -248,7 +249,8 @@ impl Sending<'_> {
                     drop(result);
                     tokio::time::sleep(pause).await;
                     let next = again.get_or_insert_with(|| self.parts.clone());
-                    hops::tell(&mut next.headers, attempts.retries() + 1, self.deadline, now());
+                    began = now();
+                    hops::tell(&mut next.headers, attempts.retries() + 1, self.deadline, began);
                 }
                 Err(why) => {
                     if !matches!(why, NoRetry::NotWanted) {

@@ -98,8 +98,9 @@ impl Watched {
     /// Puts the answer on its way: what has arrived as a whole needs no watching.
     pub fn watch(body: Body, exchange: Exchange, mut held: Held, times: Times) -> Body {
         if let Body::Empty | Body::Bytes(_) = body {
-            held.good(None);
-            exchange.end(body.size_hint().exact().unwrap_or(0));
+            let now = exchange.seen();
+            held.good(now, None);
+            exchange.end(now, body.size_hint().exact().unwrap_or(0));
             return body;
         }
         let timer = times.next().map(|at| Box::pin(tokio::time::sleep_until(at.into())));
@@ -124,22 +125,23 @@ impl Watched {
     }
 
     fn broke_off(&mut self, kind: Kind, flag: &'static str, reason: &str) {
-        self.held.failed(kind);
+        let now = now();
+        self.held.failed(now, kind);
         if let Some(mut exchange) = self.exchange.take() {
             exchange.broke_off(flag, reason);
-            exchange.end(self.bytes);
+            exchange.end(now, self.bytes);
         }
         self.held = Held::default();
     }
 
     fn ended(&mut self, trailers: Option<&HeaderMap>) {
-        self.held.good(trailers.and_then(grpc_status));
-        if let Some(mut exchange) = self.exchange.take() {
-            if let Some(trailers) = trailers {
-                exchange.trailers(trailers);
-            }
-            exchange.end(self.bytes);
+        let Some(mut exchange) = self.exchange.take() else { return };
+        let now = now();
+        self.held.good(now, trailers.and_then(grpc_status));
+        if let Some(trailers) = trailers {
+            exchange.trailers(trailers);
         }
+        exchange.end(now, self.bytes);
         self.held = Held::default();
     }
 }
@@ -198,16 +200,17 @@ impl Drop for Watched {
             self.ended(None); // Whoever reads it knew, and did not ask again.
         } else if let Some(mut exchange) = self.exchange.take() {
             // The endpoint answered; that the caller left is not its fault.
-            self.held.good(None);
+            let now = now();
+            self.held.good(now, None);
             exchange.broke_off("DC", "the caller left in the middle of the answer");
-            exchange.end(self.bytes);
+            exchange.end(now, self.bytes);
         }
     }
 }
 
 impl Held {
     /// The answer ended well.
-    fn good(&mut self, grpc: Option<u32>) {
+    fn good(&mut self, now: Instant, grpc: Option<u32>) {
         if let Some((picked, verdict)) = &mut self.picked
             && let Some(verdict) = verdict.take()
         {
@@ -215,16 +218,16 @@ impl Held {
                 Some(code) if verdict.grpc => Outcome::Grpc(code),
                 _ => Outcome::Status(verdict.status),
             };
-            picked.record(now(), outcome);
+            picked.record(now, outcome);
         }
     }
 
     /// It did not.
-    fn failed(&mut self, kind: Kind) {
+    fn failed(&mut self, now: Instant, kind: Kind) {
         if let Some((picked, verdict)) = &mut self.picked
             && verdict.take().is_some()
         {
-            picked.record(now(), Outcome::Failure(kind));
+            picked.record(now, Outcome::Failure(kind));
         }
     }
 }

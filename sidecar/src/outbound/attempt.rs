@@ -16,7 +16,6 @@ use crate::outbound::Sending;
 use crate::outbound::upload::Upload;
 use crate::pool::admission::Want;
 use crate::pool::{Asker, Http1, Lease, Stream, http2};
-use crate::proxy::now;
 use crate::retry::Ended;
 
 /// How often a kept connection may turn out to be closed, before a byte was written, until that counts as the
@@ -66,19 +65,20 @@ impl<'a> Attempt<'a> {
         Self { sending, parts, asker, tried, stage: Stage::Waiting }
     }
 
-    /// Makes it. A failure comes with the endpoint that it is about.
+    /// Makes it, now. A failure comes with the endpoint that it is about.
     pub async fn make(
         mut self,
+        now: Instant,
         exchange: &mut Exchange,
         upload: &mut Upload,
     ) -> Result<Answered, (Failure, Option<SocketAddr>)> {
         let cluster = self.sending.cluster;
-        let Some(mut picked) = cluster.pick(now(), self.tried) else {
+        let Some(mut picked) = cluster.pick(now, self.tried) else {
             let reason = format!("{} has no endpoint", cluster.settings.name);
             return Err((Failure::local(Kind::NoEndpoint, reason), None));
         };
-        let began = exchange.attempt(picked.endpoint().address());
-        let deadline = self.sending.limits.deadline_of_try(began);
+        exchange.attempt(picked.endpoint().address());
+        let deadline = self.sending.limits.deadline_of_try(now);
         let times = Times { deadline, idle: self.sending.limits.times.idle.clone() };
         let sent = if times.are_unlimited() {
             self.send(&mut picked, upload).await
@@ -86,7 +86,7 @@ impl<'a> Attempt<'a> {
             let limited = limited(&times, self.send(&mut picked, upload)).await;
             limited.unwrap_or_else(|| Err(self.timed_out(&picked)))
         };
-        exchange.attempted(began);
+        exchange.attempted(now);
         let endpoint = picked.endpoint().address();
         let sent =
             sent.and_then(|(response, stream)| handed_over(response).map(|response| (response, stream)));
@@ -99,7 +99,7 @@ impl<'a> Attempt<'a> {
             Err(failure) => {
                 // A caller that leaves in the middle of its request says nothing about the endpoint.
                 if !upload.is_broken() {
-                    picked.record(now(), Outcome::of(&failure));
+                    picked.record(exchange.seen(), Outcome::of(&failure));
                 }
                 Err((failure, Some(endpoint)))
             }
@@ -199,13 +199,13 @@ impl Answered {
     }
 
     /// What is known of the endpoint already is told to outlier detection.
-    pub fn settle(&mut self) {
+    pub fn settle(&mut self, now: Instant) {
         let Some((picked, verdict)) = &mut self.held.picked else { return };
         let Some(Verdict { status, grpc }) = *verdict else { return };
         let code = grpc_status(self.response.headers()).filter(|_| grpc);
         if status.is_server_error() || code.is_some() {
             *verdict = None;
-            picked.record(now(), code.map_or(Outcome::Status(status), Outcome::Grpc));
+            picked.record(now, code.map_or(Outcome::Status(status), Outcome::Grpc));
         }
     }
 }
@@ -224,8 +224,11 @@ fn handed_over(response: Response<Body>) -> Result<Response<Body>, Failure> {
 /// Runs `future` until the times are over: None.
 async fn limited<F: Future>(times: &Times, future: F) -> Option<F::Output> {
     let over = async {
-        while let Some(at) = times.next().filter(|at| *at > now()) {
+        let mut slept_until = None;
+        // Once it has slept until `at` and nothing has moved that on, the time is over; no clock needs to be asked.
+        while let Some(at) = times.next().filter(|at| slept_until.is_none_or(|before| *at > before)) {
             tokio::time::sleep_until(at.into()).await;
+            slept_until = Some(at);
         }
     };
     tokio::select! {
