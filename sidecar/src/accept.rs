@@ -18,6 +18,7 @@ pub mod original_dst;
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -165,6 +166,9 @@ pub struct Connection {
     peer: SocketAddr,
     _admitted: Admitted,
 }
+
+/// A request that is carried.
+type Answering<'a> = Pin<Box<dyn Future<Output = Result<Response<Body>, Unprocessed>> + Send + 'a>>;
 
 /// A connection that is counted, and that the end waits for.
 struct Admitted {
@@ -319,12 +323,13 @@ impl Connection {
         }
     }
 
-    /// Carries a request of this connection.
-    async fn answer(&self, http2: bool, request: Request<Body>) -> Result<Response<Body>, Unprocessed> {
+    /// Carries a request of this connection. Boxed: an idle connection does not hold the room that a call needs, and
+    /// what is boxed here is moved no more.
+    fn answer(&self, http2: bool, request: Request<Body>) -> Answering<'_> {
         let caller = Caller { peer: self.peer, http2 };
         match &self.purpose {
-            Purpose::Outbound(upstream) => Ok(outbound::serve(&self.proxy, upstream, caller, request).await),
-            Purpose::Inbound(endpoint) => inbound::serve(&self.proxy, endpoint, caller, request).await,
+            Purpose::Outbound(upstream) => Box::pin(outbound::serve(&self.proxy, upstream, caller, request)),
+            Purpose::Inbound(endpoint) => Box::pin(inbound::serve(&self.proxy, endpoint, caller, request)),
         }
     }
 }

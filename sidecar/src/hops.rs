@@ -21,6 +21,8 @@ use std::time::{Duration, Instant};
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
+use crate::decimal;
+
 /// From sidecar to sidecar: milliseconds that the caller still waits.
 pub const DEADLINE: HeaderName = HeaderName::from_static("x-fairlead-deadline");
 
@@ -147,7 +149,7 @@ pub fn tell(headers: &mut HeaderMap, attempt: u32, deadline: Option<Instant>, no
     let left =
         deadline.map(|at| u64::try_from(at.saturating_duration_since(now).as_millis()).unwrap_or(u64::MAX));
     match left {
-        Some(left) => _ = headers.insert(DEADLINE, HeaderValue::from(left.max(1))),
+        Some(left) => _ = headers.insert(DEADLINE, decimal::header(left.max(1))),
         None => _ = headers.remove(DEADLINE),
     }
     match attempt {

@@ -16,6 +16,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::request::Parts;
 use http::{Request, Response};
 use tokio::net::TcpStream;
 
@@ -25,6 +26,7 @@ use crate::exchange::watched::{Held, Times, Watched};
 use crate::exchange::{Exchange, TARGET, UNPROCESSED, is_grpc, own_answer};
 use crate::failure::{Failure, Kind};
 use crate::hops::NO_RETRY;
+use crate::http1;
 use crate::metrics::{Direction, Handles, Metrics};
 use crate::pool::admission::Want;
 use crate::pool::{Asker, Http1, Lease, Pool, PoolSettings, Slot, Stream, http2};
@@ -133,7 +135,8 @@ pub async fn serve(
         }
     }
     exchange.attempt(endpoint.application);
-    let sent = hand_over(proxy, endpoint, caller, Request::from_parts(parts, body)).await;
+    let sent = hand_over(proxy, endpoint, caller, &parts, body).await;
+    http1::recycle(parts);
     exchange.attempted(exchange.started());
     let (mut response, mut held) = match sent {
         Ok((response, stream)) => (response, Held { stream, ..Held::default() }),
@@ -179,9 +182,9 @@ async fn hand_over(
     proxy: &Proxy,
     endpoint: &Endpoint,
     caller: Caller,
-    request: Request<Body>,
+    parts: &Parts,
+    body: Body,
 ) -> Result<(Response<Body>, Option<Stream>), Refused> {
-    let (parts, body) = request.into_parts();
     let grpc = is_grpc(&parts.headers);
     let failed = |failure: Failure| {
         let unprocessed = failure.at == crate::failure::At::Upstream && failure.provably_unprocessed()
@@ -199,7 +202,7 @@ async fn hand_over(
                 }
                 let again =
                     body.as_ref().is_some_and(http_body::Body::is_end_stream) && parts.method.is_idempotent();
-                match connection.send_parts(&parts, body.take().unwrap_or_default()).await {
+                match connection.send_parts(parts, body.take().unwrap_or_default()).await {
                     Ok(response) => return Ok((response, None)),
                     // It closed the connection at this very moment (RFC 9110, 9.2.2).
                     Err(error) if error.reused && again => body = Some(Body::Empty),
@@ -208,7 +211,8 @@ async fn hand_over(
             }
             Connection::Http2(mut stream) => {
                 let request = Request::from_parts(parts.clone(), body.take().unwrap_or_default());
-                match stream.handle.sender.try_send_request(request).await {
+                // Boxed: it would make room for itself in the future of every HTTP/1.1 request.
+                match Box::pin(stream.handle.sender.try_send_request(request)).await {
                     Ok(response) => return Ok((response.map(Body::from), Some(stream))),
                     Err(mut error) => match error.take_message() {
                         None => return Err(failed(http2::failure(error.error()))),

@@ -28,6 +28,7 @@ use crate::exchange::{Exchange, UNPROCESSED, is_grpc, own_answer};
 use crate::failure::{Failure, Kind};
 use crate::hops::{self, Above, NO_RETRY};
 use crate::http1;
+use crate::inbound::Unprocessed;
 use crate::metrics::{Direction, Handles, Metrics};
 use crate::outbound::attempt::{Answered, Attempt};
 use crate::outbound::upload::Upload;
@@ -67,23 +68,31 @@ impl Upstream {
     }
 }
 
-/// Carries a request. There is always an answer: the application's, a rule's, or our own.
+/// Carries a request. There is always an answer: the application's, a rule's, or our own. It is a result only so that
+/// it looks like the other side's, and no future has to be put around this one.
 pub async fn serve(
     proxy: &Arc<Proxy>,
     upstream: &Upstream,
     caller: Caller,
     request: Request<Body>,
-) -> Response<Body> {
+) -> Result<Response<Body>, Unprocessed> {
     let (mut parts, body) = request.into_parts();
     let grpc = is_grpc(&parts.headers);
     let mut exchange = Exchange::begin(proxy, Arc::clone(&upstream.no_rule), caller, &parts);
     let destination = proxy.destination(&upstream.name); // One view of the world for this request.
-    let outcome = match destination.as_deref() {
-        Some(Destination::Known(service)) => route(service, &mut exchange, caller, &mut parts, body).await,
+    let way = match destination.as_deref() {
+        Some(Destination::Known(service)) => way(service, &mut exchange, &parts),
         Some(Destination::Unknown) => {
             Err(Failure::local(Kind::NoEndpoint, format!("there is no Service port {}", upstream.name)))
         }
         None => Err(Failure::local(Kind::NoEndpoint, format!("nothing is known of {} yet", upstream.name))),
+    };
+    let outcome = match way {
+        Ok(Way::To(route, backend, cluster)) => {
+            follow(route, backend, cluster, &mut exchange, caller, &mut parts, body).await
+        }
+        Ok(Way::Answered(answer)) => Ok((*answer, Held::default(), Times::default())),
+        Err(failure) => Err(failure),
     };
     http1::recycle(parts);
     let (response, held, times) = outcome.unwrap_or_else(|failure| {
@@ -91,19 +100,21 @@ pub async fn serve(
         (own_answer(&failure, grpc), Held::default(), Times::default())
     });
     exchange.answered(response.status(), response.headers());
-    response.map(|body| Watched::watch(body, exchange, held, times))
+    Ok(response.map(|body| Watched::watch(body, exchange, held, times)))
 }
 
 type Outcome = Result<(Response<Body>, Held, Times), Failure>;
 
-/// Finds the rule, and does what it says.
-async fn route(
-    service: &Service,
-    exchange: &mut Exchange,
-    caller: Caller,
-    parts: &mut Parts,
-    body: Body,
-) -> Outcome {
+/// What the rule says.
+enum Way<'a> {
+    /// To this backend's cluster.
+    To(&'a Route, &'a Backend, &'a Arc<Cluster>),
+    /// The rule itself has the answer.
+    Answered(Box<Response<Body>>),
+}
+
+/// Finds the rule. Apart from [`follow`], for it waits for nothing: each future around that one is moved once more.
+fn way<'a>(service: &'a Service, exchange: &mut Exchange, parts: &Parts) -> Result<Way<'a>, Failure> {
     let Some(table) = &service.routes else {
         let reason = format!("{} carries bytes, not HTTP", service.name);
         return Err(Failure::local(Kind::NoRoute, reason));
@@ -116,8 +127,7 @@ async fn route(
     };
     exchange.follows(handles(exchange.proxy(), table, route));
     let Action::Forward { backends, .. } = &route.action else {
-        let answer =
-            route.answer(parts).map(|answer| (answer.map(Body::from), Held::default(), Times::default()));
+        let answer = route.answer(parts).map(|answer| Way::Answered(Box::new(answer.map(Body::from))));
         return answer.ok_or_else(|| Failure::local(Kind::BadBackend, "the rule has no answer"));
     };
     let Some(backend) = backends.pick() else {
@@ -127,7 +137,7 @@ async fn route(
         let name = table.clusters.get(backend.cluster).map_or("?", |name| name);
         return Err(Failure::local(Kind::BadBackend, format!("the backend {name} may not be used")));
     };
-    follow(route, backend, cluster, exchange, caller, parts, body).await
+    Ok(Way::To(route, backend, cluster))
 }
 
 /// Rewrites the request, and sends it to an endpoint of `cluster` until there is an answer.

@@ -33,6 +33,7 @@ use crate::admin::{self, Admin};
 use crate::cli::{AccessLogTo, Options};
 use crate::config::{Destination, ProxyConfig, Retired};
 use crate::drain::{Drain, Phase};
+use crate::heartbeat;
 use crate::inbound::Endpoint;
 use crate::metrics::{Direction, Metrics};
 use crate::outbound::Upstream;
@@ -230,6 +231,7 @@ fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 fn work(proxy: Arc<Proxy>, listeners: Vec<(Role, StdListener)>) {
     let served = runtime().and_then(|runtime| {
         runtime.block_on(async {
+            spawn::service("heartbeat", heartbeat::beat());
             for (role, listener) in listeners {
                 let listener = TcpListener::from_std(listener)?;
                 let proxy = Arc::clone(&proxy);

@@ -28,6 +28,7 @@ use fairlead_proxy::accept::{self, Purpose};
 use fairlead_proxy::cli::operator::Operator;
 use fairlead_proxy::config::ProxyConfig;
 use fairlead_proxy::drain::Drain;
+use fairlead_proxy::heartbeat;
 use fairlead_proxy::inbound::Endpoint;
 use fairlead_proxy::metrics::Metrics;
 use fairlead_proxy::outbound::Upstream;
@@ -123,6 +124,7 @@ async fn carry(flags: &Flags, config: Arc<ArcSwap<ProxyConfig>>) -> anyhow::Resu
             Purpose::Inbound(Arc::new(Endpoint::new(name, flags.listen, flags.backend, &metrics)))
         }
     };
+    spawn::service("heartbeat", heartbeat::beat());
     let listener = accept::bind(flags.listen, 1)?.pop().context("nothing was bound")?;
     spawn::task(accept::listen(proxy, TcpListener::from_std(listener)?, purpose));
 

@@ -41,8 +41,7 @@ pub async fn serve(connection: Connection, stream: TcpStream, first: Bytes) {
             }
             Next::Closed => return,
         };
-        // Boxed: an idle connection does not hold the room that a call needs.
-        let answer = Box::pin(connection.answer(false, request));
+        let answer = connection.answer(false, request);
         let Some(answer) = caller.until_gone(answer).await else { return };
         let answer = answer.unwrap_or_else(|unprocessed| not_handed_over(&unprocessed));
         if must_leave() && answer.extensions().get::<ToProbe>().is_none() || is_void(&connection, &answer) {

@@ -209,6 +209,13 @@ impl Reader {
             if !self.decoder.is_done() || self.buffer.len() >= buffers::SIZE {
                 return Poll::Pending;
             }
+            // The head of the request is still in the buffer: given back now, it would be lost to who comes next.
+            let in_use = self.buffer.capacity() > 0
+                && self.buffer.is_empty()
+                && !self.buffer.try_reclaim(buffers::SIZE);
+            if in_use && let Some(half) = &self.half {
+                let _ = ready!(half.as_ref().poll_read_ready(context));
+            }
             let _ = ready!(self.poll_fill(context));
         }
         if self.decoder.is_done() { Poll::Ready(()) } else { Poll::Pending }

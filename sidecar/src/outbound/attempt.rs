@@ -1,6 +1,7 @@
 //! One attempt: pick an endpoint, get a connection, send, and tell outlier detection how it ended.
 
 use std::net::SocketAddr;
+use std::pin::{Pin, pin};
 use std::time::Instant;
 
 use http::request::Parts;
@@ -80,12 +81,12 @@ impl<'a> Attempt<'a> {
         exchange.attempt(picked.endpoint().address());
         let deadline = self.sending.limits.deadline_of_try(now);
         let times = Times { deadline, idle: self.sending.limits.times.idle.clone() };
-        let sent = if times.are_unlimited() {
-            self.send(&mut picked, upload).await
-        } else {
-            let limited = limited(&times, self.send(&mut picked, upload)).await;
-            limited.unwrap_or_else(|| Err(self.timed_out(&picked)))
+        // Pinned here, so that it is not moved from one future into the next: it is the largest part of them.
+        let sent = {
+            let sending = pin!(self.send(&mut picked, upload));
+            if times.are_unlimited() { Some(sending.await) } else { limited(&times, sending).await }
         };
+        let sent = sent.unwrap_or_else(|| Err(self.timed_out(&picked)));
         exchange.attempted(now);
         let endpoint = picked.endpoint().address();
         let sent =
@@ -125,7 +126,8 @@ impl<'a> Attempt<'a> {
                 },
                 Connection::Http2(mut stream) => {
                     let request = Request::from_parts(parts.clone(), upload.body());
-                    match stream.handle.sender.try_send_request(request).await {
+                    // Boxed: it would make room for itself in the future of every HTTP/1.1 request.
+                    match Box::pin(stream.handle.sender.try_send_request(request)).await {
                         Ok(response) => return Ok((response.map(Body::from), Some(stream))),
                         Err(mut error) => match error.take_message() {
                             None => return Err(http2::failure(error.error())),
@@ -222,7 +224,7 @@ fn handed_over(response: Response<Body>) -> Result<Response<Body>, Failure> {
 }
 
 /// Runs `future` until the times are over: None.
-async fn limited<F: Future>(times: &Times, future: F) -> Option<F::Output> {
+async fn limited<F: Future>(times: &Times, future: Pin<&mut F>) -> Option<F::Output> {
     let over = async {
         let mut slept_until = None;
         // Once it has slept until `at` and nothing has moved that on, the time is over; no clock needs to be asked.

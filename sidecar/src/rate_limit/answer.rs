@@ -17,6 +17,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response};
 
 use super::Charge;
 use super::bucket::Verdict;
+use crate::decimal;
 use crate::matcher::is_grpc;
 
 const LIMIT: HeaderName = HeaderName::from_static("ratelimit-limit");
@@ -94,9 +95,9 @@ impl Quota {
     }
 
     fn set(&self, headers: &mut HeaderMap) {
-        headers.insert(LIMIT, self.limit.into());
-        headers.insert(REMAINING, self.remaining.into());
-        headers.insert(RESET, self.reset.into());
+        headers.insert(LIMIT, decimal::header(self.limit));
+        headers.insert(REMAINING, decimal::header(self.remaining));
+        headers.insert(RESET, decimal::header(self.reset));
     }
 }
 
