@@ -12,7 +12,7 @@ import argparse, json, os, re, shutil, subprocess, sys, tempfile, time
 from collections import Counter
 from pathlib import Path
 
-import bench, control_plane
+import bench, control_plane, control_plane_source
 from control_plane_source import Folder
 
 BEGIN, END = "<!-- make profile writes what follows -->", "<!-- make profile wrote this -->"
@@ -179,27 +179,25 @@ def data_path(args):
 
 
 def control(args):
-    log = tempfile.TemporaryFile("w")
-    program = os.environ["BIN_operator"]
-    world = argparse.Namespace(operator=program, fleet=os.environ["BIN_fleet"], objects=Folder(1000))
-    operator = control_plane.Operator(world, log)
+    log = open(args.out / "control-plane.log", "w")
+    look = argparse.Namespace(operator=os.environ["BIN_operator"], fleet=os.environ["BIN_fleet"], services=1000, source="directory")
+    look.objects = control_plane_source.Folder(look.services)
     names = ",".join(f"shop/svc-{i}:80" for i in range(10))
-    fleet = control_plane.Fleet(world, operator, 1000, log, "-names", names)
+    operator, fleet, _ = control_plane.fed(look, 1000, log, "-per", "10", "-names", names)
     try:
-        fleet.ask("ready")
         times = args.seconds * 3
-        quiet = control_plane.changes(world, operator, fleet, 3, 1000, times)
-        time.sleep(1)
+        quiet = control_plane.changes(look, operator, fleet, 3, 1000, times)
+        operator.settle()
         data = args.out / "control-plane.perf"
-        perf = record(operator.process.pid, 3600, data)
-        control_plane.changes(world, operator, fleet, 3, 1000, times)
+        perf = record(operator.process.pid, 600, data)
+        control_plane.changes(look, operator, fleet, 3, 1000, times)
         perf.terminate()
         perf.wait()
     finally:
         fleet.stop()
         operator.kill()
-        shutil.rmtree(world.objects.path, ignore_errors=True)
-    found, samples = shares(data, program, CONTROL_PLANE, args.out / "control-plane.svg",
+        shutil.rmtree(look.objects.path, ignore_errors=True)
+    found, samples = shares(data, look.operator, CONTROL_PLANE, args.out / "control-plane.svg",
                             "fairlead-operator: changes of one EndpointSlice, 1,000 subscribers")
     return {"unit": "ms", "each": quiet["cpu_ms"], "samples": samples, "shares": found}
 
