@@ -245,13 +245,15 @@ impl Keeper {
         });
         let mut objects: BTreeSet<ObjectRef> = BTreeSet::new();
         if other_edition || endpoints_moved {
+            let before = std::mem::take(&mut self.contributions);
             self.index(published);
             self.edition = published.edition;
             self.indexed = Some((now, published.snapshot.clone()));
-            objects.extend(published.declared.keys().cloned());
-        } else {
-            objects.extend(touched.iter().filter_map(|name| self.made_of.get(name)).flatten().cloned());
+            let same = |object: &&ObjectRef| self.contributions.get(object) == before.get(object);
+            objects
+                .extend(published.declared.keys().filter(|object| other_edition || !same(object)).cloned());
         }
+        objects.extend(touched.iter().filter_map(|name| self.made_of.get(name)).flatten().cloned());
         self.said.objects.retain(|object, _| published.declared.contains_key(object));
         for object in objects {
             let Some(declared) = published.declared.get(&object) else { continue };
