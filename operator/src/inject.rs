@@ -114,6 +114,7 @@ pub fn inject(pod: &Value, settings: &Settings) -> Outcome {
         Err(problem) => problems.push(problem),
     }
     warnings.extend(unreadable_tokens(pod));
+    warnings.extend(unknown_operator(pod, settings));
     let verdict = match problems.is_empty() {
         true => Verdict::Injected(assemble(pod, settings, &wishes, &resources)),
         false => Verdict::Refused(problems.join("; ")),
@@ -142,7 +143,11 @@ fn conflicts(pod: &Value, settings: &Settings) -> Vec<String> {
     };
     let mut problems = Vec::new();
     let pod_uid = spec.pointer("/securityContext/runAsUser").and_then(Value::as_i64);
-    for (list, container) in applications(spec) {
+    // What is called like ours is ours only where we have been before.
+    let injected = annotation(pod, annotation::INJECTED).is_some();
+    let named = |container: &Value| [REDIRECT, PROXY].map(Some).contains(&name_of(container));
+    let ours = items(spec, "initContainers").iter().filter(|one| !injected && named(one));
+    for (list, container) in ours.map(|one| ("initContainers", one)).chain(applications(spec)) {
         let name = container.get("name").and_then(Value::as_str).unwrap_or_default();
         let uid = container.pointer("/securityContext/runAsUser").and_then(Value::as_i64).or(pod_uid);
         if uid == Some(settings.proxy_uid) {
@@ -151,7 +156,7 @@ fn conflicts(pod: &Value, settings: &Settings) -> Vec<String> {
                 settings.proxy_uid
             ));
         }
-        if list == "containers" && [PROXY, REDIRECT].contains(&name) {
+        if (list == "containers" || !injected) && [PROXY, REDIRECT].contains(&name) {
             problems.push(format!(
                 "a container is called {name:?}, which is the name of one that is injected; write another name"
             ));
@@ -171,9 +176,8 @@ fn conflicts(pod: &Value, settings: &Settings) -> Vec<String> {
             }
         }
     }
-    let taken = |volume: &&Value| {
-        volume.get("name").and_then(Value::as_str) == Some(VOLUME) && volume.get("projected").is_none()
-    };
+    let taken =
+        |volume: &&Value| name_of(volume) == Some(VOLUME) && !(injected && volume.get("projected").is_some());
     if items(spec, "volumes").iter().any(|volume| taken(&volume)) {
         problems.push(format!(
             "a volume is called {VOLUME:?}, which is the name of the one that is injected; write another name"
@@ -183,13 +187,23 @@ fn conflicts(pod: &Value, settings: &Settings) -> Vec<String> {
 }
 
 /// The ports that the sidecar listens on, and must find free.
-const PORTS: [(u16, &str); 5] = [
+const PORTS: [(u16, &str); 6] = [
     (15000, "has its admin page"),
     (15001, "takes outbound connections"),
+    (15002, "sees whether the pod is redirected"),
     (15006, "takes inbound connections"),
     (15020, "has its metrics"),
     (15021, "says whether it is ready"),
 ];
+
+/// A pod that does not ask the cluster's DNS finds no operator.
+fn unknown_operator(pod: &Value, settings: &Settings) -> Option<String> {
+    let policy = text(pod, "/spec/dnsPolicy").filter(|policy| ["Default", "None"].contains(policy))?;
+    Some(format!(
+        "with dnsPolicy: {policy} the sidecar may not find {}: it starts ten seconds late and follows no rule; write dnsPolicy: ClusterFirst, or see that its nameservers and searches resolve that name",
+        settings.operator
+    ))
+}
 
 /// Token volumes of the application that it could read before and cannot any more. The kubelet gives a token's
 /// file to the one user that all containers run as, whatever its mode; with the sidecar there are two users, and

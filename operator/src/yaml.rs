@@ -58,6 +58,24 @@ pub fn read(document: &str, line: u64) -> Result<Value, NotYaml> {
     })
 }
 
+/// What the items of a list are that names one kind (`DeploymentList`): their `apiVersion` and `kind`.
+pub fn item_type(list: &Value) -> Option<(String, String)> {
+    let text = |field: &str| list.get(field).and_then(Value::as_str);
+    let kind = text("kind")?.strip_suffix("List").filter(|kind| !kind.is_empty())?;
+    Some((text("apiVersion")?.to_owned(), kind.to_owned()))
+}
+
+/// An item of such a list, which need not say again what it is.
+pub fn typed_item(mut item: Value, of: Option<&(String, String)>) -> Value {
+    if let (Some((version, kind)), Some(object)) = (of, item.as_object_mut())
+        && !object.contains_key("kind")
+    {
+        object.insert("apiVersion".to_owned(), version.as_str().into());
+        object.insert("kind".to_owned(), kind.as_str().into());
+    }
+    item
+}
+
 /// Files are the user's own, so the limits of the parser against strangers are raised: 10,000
 /// Services in one file are some million events.
 fn options() -> serde_saphyr::Options {

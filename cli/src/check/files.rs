@@ -60,8 +60,15 @@ fn object(
     let kind = text("/kind");
     match value.get("items").and_then(Value::as_array) {
         Some(items) if kind.ends_with("List") && depth < LIST_DEPTH => {
+            let of = yaml::item_type(value);
             for item in items {
-                object(item, place, depth + 1, lines, (&mut *ours, &mut *others));
+                object(
+                    &yaml::typed_item(item.clone(), of.as_ref()),
+                    place,
+                    depth + 1,
+                    lines,
+                    (&mut *ours, &mut *others),
+                );
             }
         }
         _ if value.is_null() => {}
@@ -128,5 +135,7 @@ spec: {parentRefs: [{name: reviews}]}
         let item = "{apiVersion: fairlead.dev/v1alpha1, kind: ServiceRoute, metadata: {name: a}, spec: {}}";
         let lines = judge("-", &format!("apiVersion: v1\nkind: List\nitems: [{item}]\n"));
         assert!(lines[0].message.contains("parentRefs"), "{lines:?}");
+        let lines = judge("-", "apiVersion: apps/v1\nkind: DeploymentList\nitems: [{metadata: {name: a}}]\n");
+        assert_eq!(lines[0].verdict, Verdict::Skip, "{lines:?}");
     }
 }

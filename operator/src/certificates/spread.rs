@@ -1,8 +1,8 @@
 //! Who has to be told of the bundle: pure decisions about what the watches see.
 //!
 //! Nobody is told the same in a hurry twice: who refuses, or changes back what we wrote, is written to with
-//! growing delays, and who refuses for an hour is no longer waited for. Another bundle, or a label that came
-//! or went, is another matter and begins at once.
+//! growing delays, and who refuses for an hour is no longer waited for. Another bundle is another matter
+//! and begins at once.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -55,7 +55,7 @@ pub(super) enum Write {
     Create,
     /// It has another bundle.
     Put,
-    /// It is ours and not needed, or cannot be changed.
+    /// It is ours and cannot be changed: it is made again.
     Delete(Option<String>),
 }
 
@@ -88,8 +88,8 @@ pub(super) struct Spread {
 
 #[derive(Clone, Debug)]
 struct Tries {
-    /// What it is about; `None`: that nothing should be there.
-    wanted: Option<Bundle>,
+    /// What it is about.
+    wanted: Bundle,
     count: u32,
     first: Timestamp,
     last: Timestamp,
@@ -106,20 +106,15 @@ impl Spread {
     /// What is due now.
     pub(super) fn round(&mut self, sight: Sight<'_>, bundle: &Bundle, now: Timestamp) -> Round {
         let wrong = wrong(sight, bundle);
-        let wanted = |place: &Place| match place {
-            Place::Namespace(name) if !sight.namespaces.contains_key(name) => None,
-            _ => Some(bundle),
-        };
         self.tries.retain(|place, tries| {
             let lately = wrong.contains_key(place) || now < after(tries.last, LONGEST);
-            lately && tries.wanted.as_ref() == wanted(place)
+            lately && tries.wanted == *bundle
         });
         let open = |place: &Place| {
             let given_up = |tries: &Tries| now >= after(tries.first, PATIENCE);
             !self.tries.get(place).is_some_and(given_up)
         };
-        let waited_for = wrong.iter().filter(|(_, write)| !matches!(write, Write::Delete(_)));
-        if !waited_for.into_iter().any(|(place, _)| open(place)) {
+        if !wrong.keys().any(open) {
             self.carry(bundle, now);
         }
         let mut round = Round::default();
@@ -137,7 +132,7 @@ impl Spread {
         }
         for (place, _) in &round.writes {
             let tries = self.tries.entry(place.clone());
-            let first = || Tries { wanted: wanted(place).cloned(), count: 0, first: now, last: now };
+            let first = || Tries { wanted: bundle.clone(), count: 0, first: now, last: now };
             let tries = tries.or_insert_with(first);
             (tries.count, tries.last) = (tries.count + 1, now);
         }
@@ -185,9 +180,12 @@ fn wrong(sight: Sight<'_>, bundle: &Bundle) -> BTreeMap<Place, Write> {
         };
         wrong.insert(Place::Namespace(namespace.clone()), write);
     }
+    // A namespace that left the mesh keeps its copy, and keeps it current: pods that run there mount it, and
+    // without it their kubelet would not renew their token either, which is in the same volume.
     for (namespace, copy) in sight.copies {
-        if copy.ours && !sight.namespaces.contains_key(namespace) {
-            wrong.insert(Place::Namespace(namespace.clone()), Write::Delete(copy.uid.clone()));
+        let old = !copy.text.as_deref().is_some_and(|text| bundle.is_in(text));
+        if copy.ours && old && !copy.immutable && !sight.namespaces.contains_key(namespace) {
+            wrong.insert(Place::Namespace(namespace.clone()), Write::Put);
         }
     }
     wrong
@@ -261,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn a_labelled_namespace_gets_its_copy_and_loses_it_with_the_label() {
+    fn a_labelled_namespace_gets_its_copy_and_keeps_it_without_the_label() {
         let (mut cluster, bundle) = (Cluster::default(), bundle(1));
         cluster.namespaces.insert("shop".into(), false);
         cluster.namespaces.insert("leaving".into(), true);
@@ -276,11 +274,15 @@ mod tests {
         cluster.obey(&bundle, at(200));
         cluster.copies.insert("foreign".into(), Copy::default());
         cluster.namespaces.remove("shop");
-        assert_eq!(cluster.round(&bundle, at(300)).writes, [(place("shop"), Write::Delete(None))]);
-        cluster.obey(&bundle, at(400));
-        assert!(cluster.copies.contains_key("foreign") && !cluster.copies.contains_key("shop"));
+        assert_eq!(cluster.round(&bundle, at(300)).writes, []);
         // None of this moved the time since when everything carries it.
         assert_eq!(cluster.since(&bundle), Some(at(1)));
+        // Pods that run on there learn of new roots as well; what is not ours is not touched.
+        let next = super::tests::bundle(2);
+        assert_eq!(cluster.round(&next, at(400)).writes, [(place("shop"), Write::Put)]);
+        cluster.obey(&next, at(500));
+        cluster.round(&next, at(501));
+        assert_eq!(cluster.since(&next), Some(at(501)));
     }
 
     #[test]
@@ -301,9 +303,6 @@ mod tests {
         let other = self::bundle(2);
         assert_eq!(cluster.round(&other, at(601)).writes, [(place("shop"), Write::Put)]);
         assert_eq!(cluster.round(&other, at(602)).writes, []);
-        cluster.namespaces.clear();
-        assert_eq!(cluster.round(&other, at(602)).writes, [(place("shop"), Write::Delete(None))]);
-        cluster.namespaces.insert("shop".into(), false);
         cluster.copies.clear();
         // Quiet for a while: forgotten.
         cluster.obey(&bundle, at(1000));

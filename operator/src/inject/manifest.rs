@@ -124,10 +124,11 @@ impl Object<'_> {
     }
 
     fn inject_items(&mut self, depth: usize) -> bool {
+        let of = yaml::item_type(&self.value);
         let Some(Value::Array(items)) = self.value.get_mut("items") else { return false };
         let mut changed = false;
         for item in items {
-            let value = item.take();
+            let value = yaml::typed_item(item.take(), of.as_ref());
             let mut object =
                 Object { value, place: self.place.clone(), settings: self.settings, notes: self.notes };
             changed |= object.inject(depth + 1);

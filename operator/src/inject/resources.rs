@@ -47,7 +47,6 @@ pub(super) struct Resources {
 pub(super) fn plan(pod: &Value, wishes: &Wishes) -> (Plan, Result<Option<String>, String>) {
     let spec = pod.get("spec").unwrap_or(&Value::Null);
     let guaranteed = is_guaranteed(spec);
-    let nothing = Wishes::default();
     let of = |cpu: &Amounts, memory: &Amounts, wishes: &Wishes| {
         let cpu = Pair::choose("cpu", cpu, &wishes.cpu_request, &wishes.cpu_limit, spec, guaranteed);
         let memory =
@@ -55,7 +54,9 @@ pub(super) fn plan(pod: &Value, wishes: &Wishes) -> (Plan, Result<Option<String>
         (resources(&cpu, &memory), [cpu, memory])
     };
     let (proxy, pairs) = of(&CPU, &MEMORY, wishes);
-    let (redirect, _) = of(&REDIRECT_CPU, &REDIRECT_MEMORY, &nothing);
+    // What a namespace demands of each container it demands of this one too; it runs before the sidecar, so that
+    // the same amounts add nothing to what the pod needs.
+    let (redirect, _) = of(&REDIRECT_CPU, &REDIRECT_MEMORY, wishes);
     let found = pairs.iter().try_fold(None, |found: Option<String>, pair| {
         let (Some(request), Some(limit)) = (&pair.request, &pair.limit) else { return Ok(found) };
         let name = pair.name;

@@ -74,6 +74,39 @@ fn what_is_not_yaml_names_its_line() {
     assert!(error.contains("not YAML"), "{error}");
 }
 
+#[test]
+fn what_is_called_like_ours_is_ours_only_in_a_pod_that_was_injected() {
+    let refused = |spec: Value| {
+        let mut spec = spec;
+        spec["containers"] = json!([{"name": "app", "image": "app"}]);
+        match inject(&json!({"metadata": {}, "spec": spec}), &settings()).verdict {
+            Verdict::Refused(why) => why,
+            other => panic!("{other:?}"),
+        }
+    };
+    let why = refused(json!({"initContainers": [{"name": "fairlead-redirect", "image": "migrate"}]}));
+    assert!(why.contains("a container is called \"fairlead-redirect\""), "{why}");
+    let why = refused(json!({"volumes": [{"name": "fairlead", "projected": {"sources": []}}]}));
+    assert!(why.contains("a volume is called \"fairlead\""), "{why}");
+}
+
+#[test]
+fn a_pod_that_asks_another_dns_is_warned() {
+    let warnings = |policy: &str| {
+        let spec = json!({"dnsPolicy": policy, "containers": [{"name": "app", "image": "app"}]});
+        inject(&json!({"metadata": {}, "spec": spec}), &settings()).warnings
+    };
+    assert!(warnings("ClusterFirst").is_empty());
+    assert!(warnings("Default")[0].contains("write dnsPolicy: ClusterFirst"), "{:?}", warnings("Default"));
+}
+
+#[test]
+fn items_need_not_say_what_their_list_says() {
+    let list = "apiVersion: v1\nkind: PodList\nitems: [{metadata: {name: a}, spec: {containers: [{name: app, image: app}]}}]\n";
+    let done = manifest("pods.yaml", list, &settings()).unwrap();
+    assert!(done.text.contains("name: fairlead-proxy"), "{}", done.text);
+}
+
 /// What the API server makes of a pod when somebody leaves something out.
 fn fill_in(pod: &mut Value) {
     for list in ["initContainers", "containers"] {

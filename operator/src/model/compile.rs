@@ -69,7 +69,7 @@ pub fn replace_endpoints(mesh: &mut Mesh, inputs: &Inputs, key: &ObjectKey) {
     let slices = slices_of(inputs, key);
     for number in service.ports.iter().map(|port| port.number) {
         let Some(port) = mesh.ports.get(&port_name(key, number)).cloned() else { continue };
-        let endpoints = Endpoints::compile(&port.port_name, &slices);
+        let endpoints = Endpoints::compile(&port.port_name, &slices, service.cluster_ips().first());
         if endpoints == *port.endpoints {
             continue;
         }
@@ -185,7 +185,7 @@ impl Parts<'_> {
             }),
             routes: self.routes(&name).unwrap_or(plain.routes),
             cluster: self.cluster(&name, port.protocol).unwrap_or(plain.cluster),
-            endpoints: Arc::new(Endpoints::compile(&port.name, slices)),
+            endpoints: Arc::new(Endpoints::compile(&port.name, slices, service.cluster_ips().first())),
             inbound: self.inbound(&name, port.protocol, problems).unwrap_or(plain.inbound),
             name,
         }

@@ -1,7 +1,7 @@
 //! The endpoints of a Service port, from all slices of the Service.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::slice::{EndpointCondition, EndpointSlice};
@@ -11,6 +11,21 @@ use super::slice::{EndpointCondition, EndpointSlice};
 pub struct Endpoints {
     /// By address.
     pub list: Vec<Endpoint>,
+    /// Of the Service's first address.
+    family: Option<Family>,
+}
+
+/// IPv4 or IPv6.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Family {
+    V4,
+    V6,
+}
+
+impl Family {
+    fn of(address: IpAddr) -> Self {
+        if address.is_ipv4() { Self::V4 } else { Self::V6 }
+    }
 }
 
 /// Where calls to a Service port can go.
@@ -24,8 +39,9 @@ pub struct Endpoint {
 
 impl Endpoints {
     /// The endpoints behind the port named `port_name`: the ready ones, or, when there is none, those that
-    /// are terminating and still serve. Both families count: a slice holds one, a Service has slices of each.
-    pub fn compile(port_name: &str, slices: &[&EndpointSlice]) -> Self {
+    /// are terminating and still serve. A slice holds one family, a Service may have slices of each; `primary` is
+    /// the Service's first address.
+    pub fn compile(port_name: &str, slices: &[&EndpointSlice], primary: Option<&IpAddr>) -> Self {
         let mut ready = BTreeMap::new();
         let mut terminating = BTreeMap::new();
         for slice in slices {
@@ -53,7 +69,24 @@ impl Endpoints {
             }
         }
         let chosen = if ready.is_empty() { terminating } else { ready };
-        Self { list: chosen.into_iter().map(|(address, zone)| Endpoint { address, zone }).collect() }
+        let list = chosen.into_iter().map(|(address, zone)| Endpoint { address, zone }).collect();
+        Self { list, family: primary.map(|address| Family::of(*address)) }
+    }
+
+    /// These, of whatever family.
+    pub fn of(list: Vec<Endpoint>) -> Self {
+        Self { list, family: None }
+    }
+
+    /// Those that calls to the Service go to: of its first family, if any is. A pod of both families is in the
+    /// list twice, and is ready when it answers at its first address: an application that listens on IPv4 alone
+    /// must get no calls at its IPv6 address. That is as kube-proxy does it for the address most callers resolve.
+    pub fn called(&self) -> impl Iterator<Item = &Endpoint> {
+        let first = |endpoint: &Endpoint| {
+            self.family.is_none_or(|family| Family::of(endpoint.address.ip()) == family)
+        };
+        let any = self.list.iter().any(first);
+        self.list.iter().filter(move |endpoint| !any || first(endpoint))
     }
 
     /// Whether one of them listens there.

@@ -54,6 +54,10 @@ fn endpoints_of_all_slices_once_each() {
     assert!(problems.is_empty(), "{problems:?}");
     let expected = ["10.244.1.1:9080", "10.244.1.2:9080", "10.244.1.3:9080", "[fd79::5]:8080"];
     assert_eq!(addresses(&mesh, "shop/reviews:9080"), expected);
+    // The Service's first address is one of IPv4.
+    let called: Vec<_> =
+        port(&mesh, "shop/reviews:9080").endpoints.called().map(|one| one.address.to_string()).collect();
+    assert_eq!(called, expected[..3]);
     let zones: Vec<_> =
         port(&mesh, "shop/reviews:9080").endpoints.list.iter().map(|one| one.zone.to_string()).collect();
     assert_eq!(zones, ["", "b", "a", ""]);

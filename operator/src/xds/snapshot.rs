@@ -179,7 +179,7 @@ fn differences(old: &Port, new: &Port, changed: &mut BTreeSet<ResourceName>) {
 fn moved(old: &Endpoints, new: &Endpoints) -> Endpoints {
     let gone = old.list.iter().filter(|endpoint| !new.contains(endpoint.address));
     let come = new.list.iter().filter(|endpoint| !old.contains(endpoint.address));
-    Endpoints { list: gone.chain(come).cloned().collect() }
+    Endpoints::of(gone.chain(come).cloned().collect())
 }
 
 /// What a resource is made of, besides its name.

@@ -211,6 +211,12 @@ async fn roots_follow_the_label_and_rotate_twice_without_losing_a_client() {
     let pending = tokio::time::timeout(Duration::from_millis(1), alive.responses.message()).await;
     assert!(pending.is_err(), "{pending:?}");
 
+    // Without the label it stays, for pods that run on, and is kept as it should be.
     label(&fixture.meshed, "fairlead.dev/inject-");
-    fixture.meshed.wait(CONFIG_MAP, "delete");
+    let current = fixture.roots();
+    fixture
+        .meshed
+        .kubectl(&["patch", CONFIG_MAP, "--type=merge", "-p", "{\"data\":{\"ca.crt\":\"mine\"}}"], "")
+        .unwrap();
+    holds("the roots are kept current", || async { fixture.roots() == current }).await;
 }

@@ -33,7 +33,7 @@ pub fn pinned(name: &str, address: SocketAddr) -> ClusterLoadAssignment {
 /// Every locality and endpoint has a weight (gRPC leaves out those without), and there is one priority.
 fn assignment(name: &str, endpoints: &Endpoints) -> ClusterLoadAssignment {
     let mut zones: BTreeMap<&str, Vec<LbEndpoint>> = BTreeMap::new();
-    for one in &endpoints.list {
+    for one in endpoints.called() {
         zones.entry(&one.zone).or_default().push(endpoint(one.address));
     }
     let localities = zones.into_iter().map(|(zone, lb_endpoints)| LocalityLbEndpoints {

@@ -1,5 +1,7 @@
 //! The request target: what was asked for, in one form.
 
+use std::fmt::Write;
+
 use bytes::Bytes;
 use http::header::{HOST, HeaderValue};
 use http::{Method, Uri};
@@ -26,7 +28,7 @@ pub(super) fn resolve(
         return Ok(Uri::default());
     }
     if target.starts_with('/') {
-        return Uri::from_maybe_shared(block.slice_ref(target.as_bytes())).map_err(|_| malformed());
+        return Uri::from_maybe_shared(block.slice_ref(target.as_bytes())).or_else(|_| escaped(target));
     }
     if target == "*" {
         return if *method == Method::OPTIONS {
@@ -52,9 +54,24 @@ fn absolute(method: &Method, target: &str, fields: &mut Fields) -> Result<Uri, R
     match path {
         "" if *method == Method::OPTIONS => Ok(asterisk()),
         "" => Ok(Uri::from_static("/")),
-        path if path.starts_with('/') => Uri::try_from(path).map_err(|_| malformed()),
-        query => Uri::try_from(format!("/{query}")).map_err(|_| malformed()),
+        path if path.starts_with('/') => Uri::try_from(path).or_else(|_| escaped(path)),
+        query => Uri::try_from(format!("/{query}")).or_else(|_| escaped(&format!("/{query}"))),
     }
+}
+
+/// A target with characters that RFC 3986 has nowhere and some callers send all the same (`?query=up{job="x"}`):
+/// percent-encoded, they mean what they meant.
+fn escaped(target: &str) -> Result<Uri, Refusal> {
+    let mut escaped = String::with_capacity(target.len() + 16);
+    for byte in target.bytes() {
+        match byte {
+            b'"' | b'<' | b'>' | b'`' | b'\\' | b'^' | b'{' | b'|' | b'}' | 0x80.. => {
+                let _ = write!(escaped, "%{byte:02X}"); // Cannot fail.
+            }
+            _ => escaped.push(char::from(byte)),
+        }
+    }
+    Uri::try_from(escaped).map_err(|_| malformed())
 }
 
 fn asterisk() -> Uri {

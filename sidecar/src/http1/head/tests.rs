@@ -117,6 +117,16 @@ fn the_authority_of_an_absolute_target_wins_over_the_host() {
 }
 
 #[test]
+fn what_is_no_uri_and_sent_all_the_same_is_escaped() {
+    let uri =
+        |target: &str| read(&format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n")).request.uri().to_string();
+    assert_eq!(uri("/query?query=up{job=\"x\"}"), "/query?query=up%7Bjob=%22x%22%7D");
+    assert_eq!(uri("/a<b>`"), "/a%3Cb%3E%60");
+    assert_eq!(uri("http://a/?<"), "/?%3C");
+    assert_eq!(uri("/%22?a=%22"), "/%22?a=%22", "what is a URI stays as it is");
+}
+
+#[test]
 fn an_expectation_is_noticed_and_goes_on() {
     let head = read("PUT / HTTP/1.1\r\nHost: a\r\nExpect: 100-Continue\r\nContent-Length: 1\r\n\r\n");
     assert!(head.expects_continue && head.request.headers().contains_key("expect"));
