@@ -58,16 +58,30 @@ impl Detector {
             if let Some(detected) = self.decide() {
                 return Ok(detected);
             }
+            if let Some(ended) = self.read_more(stream).await? {
+                return Ok(ended);
+            }
+        }
+    }
+
+    /// Waits for bytes, and reads them; or says what it is, for the caller has ended.
+    async fn read_more(&mut self, stream: &TcpStream) -> io::Result<Option<Detected>> {
+        loop {
             stream.readable().await?;
             match stream.try_read_buf(&mut self.read) {
                 Ok(0) if self.read.is_empty() && self.http_only => {
                     return Err(io::ErrorKind::UnexpectedEof.into());
                 }
                 // A caller that only listens: whatever it is, it is not a request.
-                Ok(0) if self.http_only => return Ok(Detected::Http1),
-                Ok(0) => return Ok(Detected::Opaque),
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Ok(0) if self.http_only => return Ok(Some(Detected::Http1)),
+                Ok(0) => return Ok(Some(Detected::Opaque)),
+                Ok(_) => return Ok(None),
+                // A socket may seem to be readable, and a new one always does.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if self.read.is_empty() {
+                        self.read = BytesMut::new(); // A silent caller holds no buffer.
+                    }
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -75,8 +89,10 @@ impl Detector {
 
     /// The same for a caller that must go on once it has begun. A silent one may stay.
     pub async fn read_in_time(&mut self, stream: &TcpStream, limit: Duration) -> io::Result<Detected> {
-        if self.read.is_empty() {
-            stream.readable().await?;
+        if self.read.is_empty()
+            && let Some(ended) = self.read_more(stream).await?
+        {
+            return Ok(ended);
         }
         tokio::time::timeout(limit, self.read(stream)).await.unwrap_or(Err(io::ErrorKind::TimedOut.into()))
     }
@@ -123,6 +139,25 @@ mod tests {
 
     fn decide(text: &str) -> Option<Detected> {
         Detector { read: text.as_bytes().into(), http_only: false }.decide()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_who_has_begun_must_go_on() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let connected = TcpStream::connect(listener.local_addr().unwrap());
+        let (caller, accepted) = tokio::join!(connected, listener.accept());
+        let (_caller, stream, limit) = (caller.unwrap(), accepted.unwrap().0, Duration::from_secs(10));
+        for mut detector in [Detector::http(), Detector::any()] {
+            let silent =
+                tokio::time::timeout(Duration::from_secs(3600), detector.read_in_time(&stream, limit));
+            assert!(silent.await.is_err(), "a silent caller may stay");
+            assert_eq!(detector.read.capacity(), 0);
+        }
+        for mut detector in [Detector::http(), Detector::any()] {
+            detector.read.extend_from_slice(b"PRI");
+            let half = detector.read_in_time(&stream, limit).await.unwrap_err();
+            assert_eq!(half.kind(), io::ErrorKind::TimedOut);
+        }
     }
 
     #[test]
