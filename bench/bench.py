@@ -7,7 +7,7 @@
   bench.py report RESULTS.json        print the tables again
 
   --only a,b,c    these proxies only (the base proxies are what ratios need, so keep them)
-  --scenarios h1,rate,h2,big,h1x2,mem      default: all
+  --scenarios h1,rate,h2,big,h1x2,full,overload,mem      default: all
 """
 import argparse, json, os, re, resource, shutil, signal, socket, statistics as stats
 import subprocess, sys, tempfile, time, tomllib
@@ -27,7 +27,16 @@ SCENARIOS = {
     "h2":   dict(title="HTTP/2 cleartext, 10 connections x 10 streams, closed loop"),
     "big":  dict(title="HTTP/1.1, 1 MiB responses, 4 connections, closed loop"),
     "h1x2": dict(title="HTTP/1.1, 32 connections, proxy with 2 workers, all on both CPUs"),
+    "full": dict(title="HTTP/1.1, as many requests a second as an endpoint of 16 x 5 ms takes; 16 connections, 16 may wait"),
+    "overload": dict(title="the same, twice as many"),
 }
+
+# What the endpoint of `full` and `overload` takes at once; as many may wait. It answers after 5 ms.
+LIMIT = 16
+# A little less than what that comes to: at exactly as much a queue has no steady state.
+FULL = 0.9 * LIMIT / 0.005
+# Who is asked to keep that limit.
+LIMITED = ("envoy", "fairlead")
 
 
 # ---------------------------------------------------------------- candidates
@@ -124,11 +133,11 @@ def configured(p, values, h2, prefix=""):
 class Proxy:
     """One running proxy: the process trees of its `cmd` and of what `also` names, beside an uncounted `helper`."""
 
-    def __init__(self, p, bins, run, port, workers=1, cpus=None, h2=False):
+    def __init__(self, p, bins, run, port, workers=1, cpus=None, h2=False, limit=4096):
         self.p, self.port, self.helper, self.procs = p, port, None, []
         folder = Path(tempfile.mkdtemp(prefix=f"{p['name']}-", dir=run))
         v = {"LISTEN": port, "BACKEND": BACKEND, "ADMIN": port + 5000, "XDS": port + 6000, "NEXT": port + 7000,
-             "WORKERS": workers, "RUN": run, "FOLDER": folder, "NAME": f"{p['name']}-{port}", "HERE": HERE,
+             "WORKERS": workers, "LIMIT": limit, "RUN": run, "FOLDER": folder, "NAME": f"{p['name']}-{port}", "HERE": HERE,
              "KIT": KIT, "SPLICE": "", "H2": "", "HTTP_FILTERS": "", "POLICIES": "", **extra_config(p)}
         v.update({"BIN_" + k: b for k, b in bins.items()})
         self.log = open(Path(run) / f"{p['name']}-{port}.log", "w")
@@ -255,6 +264,9 @@ def drive(scen, port, dur, cpus):
         return json.loads(pinned(load + ["--conns", 32, "--dur", dur, "--warmup", 0.5], cpus))
     if scen == "rate":
         return json.loads(pinned(load + ["--conns", 16, "--rate", 1000, "--dur", dur, "--warmup", 0.5], cpus))
+    if scen in ("full", "overload"):
+        rate = FULL * (2 if scen == "overload" else 1)
+        return json.loads(pinned(load + ["--conns", 256, "--rate", rate, "--spread", "--path", "/slow", "--refusals", "--dur", dur, "--warmup", 0.5], cpus))
     if scen == "big":
         return json.loads(pinned(load + ["--conns", 4, "--path", "/big", "--dur", dur, "--warmup", 0.5], cpus))
     if scen == "h2":
@@ -306,12 +318,13 @@ def run(args):
         cpus_proxy = cpus_load if two else {CPU_PROXY}
         todo = [p for p in proxies if p["kind"] != "scale" and wanted(p, scen)]
         backend = start_backend(cpus_load)
-        live = {"direct": (None, BACKEND)}
+        live = {} if scen in ("full", "overload") else {"direct": (None, BACKEND)}
         try:
             for i, p in enumerate(todo):
                 if scen == "h2":
                     p = dict(p, _h2=True)
-                x = Proxy(p, bins, work, 10000 + i, 2 if two else 1, cpus_proxy, scen == "h2")
+                limit = LIMIT if scen in ("full", "overload") else 4096
+                x = Proxy(p, bins, work, 10000 + i, 2 if two else 1, cpus_proxy, scen == "h2", limit)
                 live[p["name"]] = (x, x.port)
                 x.wait()
             time.sleep(1)
@@ -341,8 +354,10 @@ def run(args):
 
 
 def wanted(p, scen):
-    if scen in p.get("skip", []):
+    if scen in p.get("skip", []) or scen not in p.get("only", [scen]):
         return False
+    if scen in ("full", "overload"):
+        return p["name"] in LIMITED
     if scen in ("h2", "h1x2"):
         return p["kind"] != "tcp"
     return True
@@ -352,7 +367,7 @@ def mem(proxies, bins, work, res, out):
     backend = start_backend({CPU_LOAD})
     os.sched_setaffinity(0, {CPU_LOAD})
     try:
-        for i, p in enumerate(proxies):
+        for i, p in enumerate(p for p in proxies if wanted(p, "mem")):
             m = res["mem"][p["name"]] = {"startup_ms": []}
             scale = p["kind"] == "scale"
             for k in range(2 if scale else 5):
@@ -420,7 +435,7 @@ def syscalls(args):
     backend = start_backend({CPU_LOAD})
     print("| proxy | load | system calls per request | which |\n|---|---|---|---|")
     try:
-        for i, p in enumerate(p for p in proxies if p["kind"] != "scale"):
+        for i, p in enumerate(p for p in proxies if p["kind"] != "scale" and wanted(p, "syscalls")):
             x = Proxy(p, bins, work, 13000 + i)
             try:
                 x.wait()
@@ -466,6 +481,9 @@ def report(res):
             o.append("Latency from the time a request was due, microseconds, median (min–max) over repetitions. "
                      "`direct` is absolute; the others are what the proxy adds to `direct` in the same repetition.\n")
             o.append("| proxy | p50 | p90 | p99 | p99.9 | CPU ms / 1000 req | ×base |\n|---|---|---|---|---|---|---|")
+        elif scen in ("full", "overload"):
+            o.append("Latency of what is admitted, from the time it was due; refused: answered 503 at once.\n")
+            o.append("| proxy | admitted/s | refused | p50 ms | p99 ms | max ms | CPU us / admitted |\n|---|---|---|---|---|---|---|")
         elif scen == "big":
             o.append("| proxy | MB/s | ×base | CPU s / GB | ×base | proxy CPU | load CPU |\n|---|---|---|---|---|---|---|")
         else:
@@ -489,6 +507,10 @@ def report(res):
                     d = runs["direct"]
                     lat = [mmm([r[k] - s[k] for r, s in zip(rs, d)], "{:+.0f}") for k in ("p50", "p90", "p99", "p999")]
                 row = [tag, *lat, cpu("cpu_ms_per_1k", "{:.1f}"), ratio("cpu_ms_per_1k")]
+            elif scen in ("full", "overload"):
+                share = mmm([r["refused"] / (r["refused"] + r["requests"]) for r in rs], "{:.1%}")
+                late = [mmm([r[k] / 1e3 for r in rs], "{:.1f}") for k in ("p50", "p99", "max")]
+                row = [tag, mmm(col("rps")), share, *late, cpu("cpu_ms_per_1k", "{:.1f}")]
             elif scen == "big":
                 row = [tag, mmm(col("mb_s")), ratio("mb_s"), cpu("cpu_s_per_gb", "{:.3f}"), ratio("cpu_s_per_gb"), util, load]
             else:

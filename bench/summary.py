@@ -72,7 +72,35 @@ def table(res):
     pair = figures(res, "h1", "fairlead-pair", "cpu_ms_per_1k")
     if pair:
         out.append(f"\nOutbound and inbound sidecar together, all policies, against two Envoys: {pair[0]:.1f} us of CPU a request ({pair[1]:.2f}).")
+    out += [f"\n{line}" for line in (workers(res), overload(res)) if line]
     return "\n".join(out)
+
+
+def workers(res):
+    """What a second worker costs a request, both sharing the CPUs with load and backend."""
+    runs = res["runs"].get("h1x2", {})
+    if "fairlead" not in runs or "fairlead-one" not in runs:
+        return None
+    key = "cpu_ms_per_1k"
+    ratio = stats.median(two[key] / one[key] for two, one in zip(runs["fairlead"], runs["fairlead-one"]))
+    return (f"Two workers on two CPUs, beside load and backend: {stats.median(r[key] for r in runs['fairlead']):.1f} us of CPU a request, "
+            f"{ratio:.2f} of what one worker takes there; to hold: <= 1.1.")
+
+
+def overload(res):
+    """How long what is admitted takes when as much comes as an endpoint takes, and when twice as much does."""
+    def said(scen, name):
+        runs = res["runs"].get(scen, {}).get(name)
+        if not runs:
+            return None
+        p50, p99 = (stats.median(r[k] for r in runs) / 1e3 for k in ("p50", "p99"))
+        refused = stats.median(r["refused"] / (r["refused"] + r["requests"]) for r in runs)
+        return f"{p50:.1f} / {p99:.1f} ms, {refused:.0%} refused"
+    rows = [(TITLES[n].strip("*"), said("full", n), said("overload", n)) for n in ("fairlead", "envoy")]
+    if not all(full and over for _, full, over in rows):
+        return None
+    return ("Overload (an endpoint that takes 16 requests at once, 5 ms each; 16 more may wait), p50 / p99 of what is admitted: "
+            + "; ".join(f"{name} {full} at 0.9 of what it takes, {over} at 1.8" for name, full, over in rows) + ".")
 
 
 def caption(res):
