@@ -20,7 +20,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -38,7 +38,7 @@ use crate::opaque::{self, Dialled, Side};
 use crate::outbound::{self, Upstream};
 use crate::pool::Slot;
 use crate::pool::admission::Want;
-use crate::proxy::{Caller, Proxy};
+use crate::proxy::{Caller, Proxy, now};
 use crate::spawn;
 
 /// Callers that the kernel holds until we accept them.
@@ -53,6 +53,9 @@ const KEEPALIVE: Duration = Duration::from_secs(60);
 
 /// How long accepting pauses when the process is out of files.
 const OUT_OF_FILES: Duration = Duration::from_millis(50);
+
+/// How often a listener complains of the same.
+const SAID_AGAIN: Duration = Duration::from_secs(10);
 
 /// A caller that has just connected has something on the way: it is waited for even when we close.
 const FIRST_REQUEST: Duration = Duration::from_secs(1);
@@ -113,7 +116,8 @@ fn bind_one(address: SocketAddr, shared: bool, only_v6: bool) -> io::Result<std:
 
 /// Accepts until the listeners are to be closed; all connections are for the same.
 pub async fn listen(proxy: Arc<Proxy>, listener: TcpListener, purpose: Purpose) {
-    accept_until_closing(&proxy, &listener, |stream, peer| {
+    let direction = purpose.direction();
+    accept_until_closing(&proxy, &listener, direction, |stream, peer| {
         let connection = Connection::new(Arc::clone(&proxy), purpose.clone(), peer);
         spawn::task(connection.serve(stream));
     })
@@ -125,38 +129,69 @@ pub async fn listen(proxy: Arc<Proxy>, listener: TcpListener, purpose: Purpose) 
 async fn accept_until_closing(
     proxy: &Proxy,
     listener: &TcpListener,
+    direction: Direction,
     mut take_in: impl FnMut(TcpStream, SocketAddr),
 ) {
     let _guest = proxy.drain.guest(); // The end waits for those whom we still take in.
     let closing = proxy.drain.reached(Phase::Closing);
     tokio::pin!(closing);
+    let mut seldom = Seldom::default();
+    let mut take_in = |stream, peer, seldom: &mut Seldom| {
+        if proxy.drain.guests() <= proxy.most_callers {
+            return take_in(stream, peer);
+        }
+        opaque::reset(&stream);
+        proxy.metrics.connection_is(direction, "surplus");
+        if seldom.is_due() {
+            tracing::warn!(most = proxy.most_callers, "callers are closed on: too many connections are open");
+        }
+    };
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = &mut closing => break,
         };
-        if let Some((stream, peer)) = or_pause(accepted).await {
-            take_in(stream, peer);
+        if let Some((stream, peer)) = or_pause(accepted, &mut seldom).await {
+            take_in(stream, peer, &mut seldom);
         }
     }
     while let Some(accepted) = futures::FutureExt::now_or_never(listener.accept()) {
-        if let Some((stream, peer)) = or_pause(accepted).await {
-            take_in(stream, peer);
+        if let Some((stream, peer)) = or_pause(accepted, &mut seldom).await {
+            take_in(stream, peer, &mut seldom);
         }
     }
 }
 
 /// None: the caller has left already, or the process is out of files, and the next accept would fail as well.
-async fn or_pause(accepted: io::Result<(TcpStream, SocketAddr)>) -> Option<(TcpStream, SocketAddr)> {
+async fn or_pause(
+    accepted: io::Result<(TcpStream, SocketAddr)>,
+    seldom: &mut Seldom,
+) -> Option<(TcpStream, SocketAddr)> {
     match accepted {
         Ok(connection) => return Some(connection),
         Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
         Err(error) => {
-            tracing::warn!(%error, "accepting a connection");
+            if seldom.is_due() {
+                tracing::warn!(%error, "accepting a connection");
+            }
             tokio::time::sleep(OUT_OF_FILES).await;
         }
     }
     None
+}
+
+/// When to say again what goes on and on: a log is no place for a line a connection.
+#[derive(Default)]
+struct Seldom(Option<Instant>);
+
+impl Seldom {
+    fn is_due(&mut self) -> bool {
+        let due = self.0.is_none_or(|last| now().saturating_duration_since(last) >= SAID_AGAIN);
+        if due {
+            self.0 = Some(now());
+        }
+        due
+    }
 }
 
 /// A caller's connection.
@@ -265,9 +300,10 @@ impl Connection {
             }
             return detected.await;
         };
+        let mut byte = [0];
         tokio::select! {
             detected = detected => detected,
-            _ = upstream.stream().readable() => Ok(Detected::Opaque),
+            _ = upstream.stream().peek(&mut byte) => Ok(Detected::Opaque),
         }
     }
 

@@ -2,13 +2,14 @@
 //! `/ready`.
 
 mod browser;
+mod few;
 mod pages;
 mod words;
 mod readiness;
 mod states;
 mod visitors;
 
-use std::net::{IpAddr, SocketAddr, TcpListener as StdListener};
+use std::net::{IpAddr, TcpListener as StdListener};
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -25,6 +26,7 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
 use crate::accept::captured::Visitor;
+use crate::admin::few::{Few, Peer};
 use crate::admin::readiness::{Came, Facts, Readiness};
 use crate::admin::states::States;
 use crate::admin::visitors::Visitors;
@@ -127,7 +129,7 @@ impl Pages {
                 [("metrics", pod.metrics_visitors, for_metrics), ("ready", pod.ready_visitors, for_ready)]
             {
                 spawn::service(name, async move {
-                    if let Err(error) = axum::serve(Visitors(visitors), router).await {
+                    if let Err(error) = axum::serve(Few::of(Visitors(visitors)), router).await {
                         tracing::error!(%error, name, "serving a page");
                     }
                 });
@@ -139,9 +141,9 @@ impl Pages {
 
 fn serve(name: &'static str, listener: StdListener, router: Router) -> anyhow::Result<()> {
     let listener = TcpListener::from_std(listener).with_context(|| format!("the {name} listener"))?;
-    let router = router.into_make_service_with_connect_info::<SocketAddr>();
+    let router = router.into_make_service_with_connect_info::<Peer>();
     spawn::service(name, async move {
-        if let Err(error) = axum::serve(listener, router).await {
+        if let Err(error) = axum::serve(Few::of(listener), router).await {
             tracing::error!(%error, name, "serving a page");
         }
     });
@@ -169,7 +171,7 @@ async fn drain(State(admin): State<Arc<Admin>>) -> impl IntoResponse {
 
 async fn ready(
     State(admin): State<Arc<Admin>>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    ConnectInfo(Peer(peer)): ConnectInfo<Peer>,
 ) -> impl IntoResponse {
     in_words(admin.readiness.ready(Came::Directly(peer)))
 }

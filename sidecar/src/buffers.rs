@@ -27,7 +27,7 @@ const LARGE: usize = 64 * 1024;
 /// power of two, so that a body of 1 MiB and its head are two pieces.
 const LARGEST: usize = 516 * 1024;
 
-/// What may lie in pieces that wait for slow readers, all together, before pieces stay at [`SIZE`].
+/// What may be held by pieces that wait for slow readers, all together, before pieces stay at [`SIZE`].
 const MAX_BLOCKED: usize = 16 * 1024 * 1024;
 
 /// Kept per thread: 64 exchanges at once are served without the allocator, and 1 MiB is what that costs.
@@ -83,10 +83,11 @@ impl Piece {
 pub struct Blocked(usize);
 
 impl Blocked {
-    /// So many bytes wait.
+    /// A piece of so many bytes is held, however few of them still wait, in a buffer that is most likely large.
     pub fn new(bytes: usize) -> Self {
-        BLOCKED.fetch_add(bytes, Relaxed);
-        Self(bytes)
+        let held = bytes.max(LARGE);
+        BLOCKED.fetch_add(held, Relaxed);
+        Self(held)
     }
 }
 

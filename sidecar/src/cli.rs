@@ -82,7 +82,8 @@ pub struct Flags {
     /// Who this is: NAMESPACE/NAME
     #[arg(long, env = "FAIRLEAD_POD", value_name = "NAMESPACE/NAME", value_parser = pod)]
     pub pod: String,
-    /// Threads that carry calls; the default is one for each CPU
+    /// Threads that carry calls; the default is one for each CPU. A caller's connection, HTTP/2 with all its streams, stays
+    /// with the thread that the kernel gave it to
     #[arg(long, env = "FAIRLEAD_WORKERS", value_name = "N", value_parser = workers)]
     pub workers: Option<usize>,
     /// What arrives at LISTEN_ADDR is a call to this Service port; may be repeated

@@ -29,6 +29,7 @@ pub mod failure;
 pub mod drain;
 pub mod buffers;
 pub mod heartbeat;
+pub mod files;
 pub mod spawn;
 pub mod access_log;
 pub mod hops;

@@ -120,7 +120,7 @@ async fn copy(from: ReadHalf<'_>, mut to: WriteHalf<'_>, first: Bytes, counter: 
             if written < read {
                 piece.shrink();
                 let rest = buffer.get(written..).unwrap_or_default();
-                let _blocked = Blocked::new(rest.len());
+                let _blocked = Blocked::new(buffer.capacity());
                 to.write_all(rest).await?;
             }
             counter.inc_by(read as u64);

@@ -30,6 +30,8 @@ pub struct Proxy {
     pub drain: Drain,
     /// The calls in flight to this pod.
     pub hops: Arc<Hops>,
+    /// Connections that callers may have, all together.
+    pub most_callers: usize,
     /// What callers may send.
     pub http1: Arc<http1::Limits>,
     /// What kubelet asks of the application.
@@ -62,6 +64,7 @@ impl Proxy {
             access_log: None,
             drain,
             hops: Arc::default(),
+            most_callers: usize::MAX,
             http1: Arc::default(),
             probes: Arc::default(),
             pod: &[],

@@ -33,6 +33,7 @@ use crate::admin::{self, Admin};
 use crate::cli::{AccessLogTo, Options};
 use crate::config::{Destination, ProxyConfig, Retired};
 use crate::drain::{Drain, Phase};
+use crate::files;
 use crate::heartbeat;
 use crate::inbound::Endpoint;
 use crate::metrics::{Direction, Metrics};
@@ -49,6 +50,7 @@ const SWEEP: Duration = Duration::from_millis(500);
 pub fn run(options: &Options) -> anyhow::Result<()> {
     spawn::panics_end_the_process();
     let access_log = open_access_log(options.access_log.as_ref())?;
+    let most_callers = files::for_callers();
     let bound = Bound::all(options)?;
 
     let metrics = Arc::new(Metrics::default());
@@ -101,6 +103,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
             access_log: access_log.clone(),
             hops: Arc::clone(&hops),
             probes: Arc::clone(&probes),
+            most_callers,
             pod: pod_ips,
             ..proxy
         });

@@ -26,6 +26,7 @@ pub mod cluster;
 pub mod operator;
 pub mod sidecar;
 pub mod load;
+pub mod endless;
 pub mod backend;
 pub mod rpc;
 pub mod pod;

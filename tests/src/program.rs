@@ -100,9 +100,18 @@ impl Program {
 
     /// Resident memory in KiB.
     pub fn resident_kib(&self) -> u64 {
+        self.status("VmRSS:")
+    }
+
+    /// The most that was ever resident, in KiB.
+    pub fn most_resident_kib(&self) -> u64 {
+        self.status("VmHWM:")
+    }
+
+    fn status(&self, field: &str) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("a live process has VmRSS");
-        line.split_whitespace().nth(1).expect("VmRSS has a value").parse().unwrap()
+        let line = status.lines().find(|line| line.starts_with(field)).expect("a live process has it");
+        line.split_whitespace().nth(1).expect("it has a value").parse().unwrap()
     }
 
     /// Sends a signal.

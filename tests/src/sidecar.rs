@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::client;
-use crate::program::Program;
+use crate::program::{self, Program};
 use crate::until::answers;
 
 /// A running sidecar.
@@ -35,6 +35,8 @@ pub struct SidecarFlags {
     pub workers: u32,
     /// The xDS server; none: the world's operator.
     pub operator: Option<SocketAddr>,
+    /// Files that it may have open; none: as many as the test.
+    pub files: Option<u64>,
     /// More flags.
     pub more: Vec<String>,
 }
@@ -48,6 +50,7 @@ impl SidecarFlags {
             inbounds: Vec::new(),
             workers: 1,
             operator: None,
+            files: None,
             more: Vec::new(),
         }
     }
@@ -55,6 +58,12 @@ impl SidecarFlags {
     /// A sidecar of `pod` that takes calls at `listen` for the application at `application`.
     pub fn serving(pod: &str, listen: SocketAddr, application: SocketAddr) -> Self {
         Self { inbounds: vec![(listen, application)], ..Self::calling(pod, &[]) }
+    }
+
+    /// That may have so many files open.
+    pub fn files(mut self, files: u64) -> Self {
+        self.files = Some(files);
+        self
     }
 
     /// With so many worker threads.
@@ -88,7 +97,13 @@ impl Sidecar {
             add(listen, "127.0.0.1:0".to_owned());
         }
         arguments.extend(flags.more.clone());
-        let program = Program::start("fairlead-proxy", &flags.pod.replace('/', "-"), logs, &arguments);
+        let mut command = program::path("fairlead-proxy");
+        if let Some(files) = flags.files {
+            let binary = command.display().to_string();
+            arguments.splice(..0, [format!("--nofile={files}:{files}"), "--".to_owned(), binary]);
+            command = "prlimit".into(); // Becomes the program.
+        }
+        let program = Program::start_file(&command, &flags.pod.replace('/', "-"), logs, &arguments);
         let admin = program.address("admin", "-").await;
         let metrics = program.address("metrics", "-").await;
         let ready = program.address("ready", "-").await;

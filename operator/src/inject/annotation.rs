@@ -65,7 +65,11 @@ pub const ANNOTATIONS: [Annotation; 13] = [
         "how long what is in flight may take after the application has ended: `20s`, `1m30s`; 24h at most",
         "`2s`",
     ),
-    describe("workers", "threads that carry calls, 1 to 64", "the CPU limit, rounded up"),
+    describe(
+        "workers",
+        "threads that carry calls, 1 to 64; a connection, HTTP/2 with all its streams, stays with one",
+        "the CPU limit, rounded up",
+    ),
     describe("proxy-cpu-request", "CPU that is reserved for the sidecar", CPU_REQUEST),
     describe("proxy-cpu-limit", "CPU that it may take", CPU_LIMIT),
     describe("proxy-memory-request", "memory that is reserved for it", MEMORY_REQUEST),

@@ -138,7 +138,7 @@ impl Captured {
 
 /// Accepts what was redirected to this listener, until the listeners are to be closed.
 pub async fn listen(proxy: Arc<Proxy>, listener: TcpListener, direction: Direction, captured: Arc<Captured>) {
-    accept_until_closing(&proxy, &listener, |stream, peer| {
+    accept_until_closing(&proxy, &listener, direction, |stream, peer| {
         let admitted = Admitted::new(&proxy, direction);
         let (proxy, captured) = (Arc::clone(&proxy), Arc::clone(&captured));
         spawn::task(async move {

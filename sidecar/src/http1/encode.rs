@@ -175,6 +175,8 @@ fn put(out: &mut BytesMut, parts: &[&[u8]]) {
 pub struct Out {
     front: BytesMut,
     large: Bytes,
+    /// What `large` was before any of it was written: the whole of it is held until all of it is.
+    whole: usize,
     back: &'static [u8],
     /// While `large` waits for a slow reader.
     blocked: Option<Blocked>,
@@ -249,7 +251,7 @@ impl Out {
         };
         self.blocked = match self.blocked.take() {
             _ if polled.is_ready() || self.large.is_empty() => None,
-            blocked => blocked.or_else(|| Some(Blocked::new(self.large.len()))),
+            blocked => blocked.or_else(|| Some(Blocked::new(self.whole))),
         };
         let written = ready!(polled)?;
         if written == 0 {
@@ -313,6 +315,7 @@ impl Encoder {
                 out.head().extend_from_slice(b"\r\n");
             }
         } else {
+            out.whole = data.len();
             out.large = data;
             out.back = if chunked { b"\r\n" } else { b"" };
         }

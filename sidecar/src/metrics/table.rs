@@ -33,7 +33,10 @@ const SKIPPED: (&str, &str) = (
     "`not_idempotent`, `attempts_spent`, `body_not_replayable`, `deadline_too_short`, `budget_spent`, \
      `below_a_retry`, `spent_below`",
 );
-const PROTOCOL: (&str, &str) = ("protocol", "`http1`, `http2`, `opaque`, `passthrough`, `refused`");
+const PROTOCOL: (&str, &str) = (
+    "protocol",
+    "`http1`, `http2`, `opaque`, `passthrough`, `refused`: no request, `surplus`: closed at once, for too many were open",
+);
 const PASSED: (&str, &str) = (
     "reason",
     "`unknown`: the operator knows no such Service, `awaited`: it has not answered in time, `disconnected`: there \

@@ -21,6 +21,10 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+/// Endpoints that are remembered to be none any more. Pods come and go for as long as we live; beyond these all are
+/// forgotten, and what then comes back from one of them is closed for being idle.
+const MOST_RETIRED: usize = 1024;
+
 /// What the state machine must know of a connection that several requests share.
 pub trait Shareable: Clone {
     /// How many streams the other side allows now.
@@ -442,6 +446,9 @@ impl<C, S: Shareable, W> Admission<C, S, W> {
     /// closed when they come back. A request for one of them makes it an endpoint again.
     pub fn retire(&mut self, addresses: &[SocketAddr]) -> (Vec<C>, Vec<S>) {
         let (mut exclusive, mut shared) = (Vec::new(), Vec::new());
+        if self.retired.len() + addresses.len() > MOST_RETIRED {
+            self.retired.clear();
+        }
         for address in addresses {
             self.retired.insert(*address);
             if let Some(host) = self.hosts.get_mut(address) {
