@@ -100,7 +100,7 @@ def overload(res):
     if not all(full and over for _, full, over in rows):
         return None
     return ("Overload (an endpoint that takes 16 requests at once, 5 ms each; 16 more may wait), p50 / p99 of what is admitted: "
-            + "; ".join(f"{name} {full} at 0.9 of what it takes, {over} at 1.8" for name, full, over in rows) + ".")
+            + "; ".join(f"{name} {full} at 2,000 requests/s, {over} at 4,000" for name, full, over in rows) + ".")
 
 
 def caption(res):
