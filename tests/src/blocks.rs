@@ -50,7 +50,13 @@ pub fn run(page: &str, path: &Path) {
     assert!(!script.is_empty(), "{page} has no block that is run");
     let paths = std::env::var("PATH").unwrap_or_default();
     let output = Command::new("bash")
-        .args(["-euo", "pipefail", "-c", &format!("exec 2>&1; set -x\n{script}")])
+        // What it started in the background ends with it, also when a command failed.
+        .args([
+            "-euo",
+            "pipefail",
+            "-c",
+            &format!("trap 'kill $(jobs -p) || true' EXIT; exec 2>&1; set -x\n{script}"),
+        ])
         .current_dir(root())
         .env("PATH", format!("{}:{paths}", path.display()))
         .stdin(Stdio::null())
