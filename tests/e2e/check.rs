@@ -116,7 +116,13 @@ fn a_namespace_that_refuses_the_redirection_shows() {
     let line = checked.line("webhook", "skip");
     assert!(line["message"].as_str().unwrap().contains("Pod Security refuses sidecars"), "{line}");
     let none = check(&["--only", "no-such-namespace", "-o", "json"], None);
-    assert!(none.line("namespace-label", "warn")["action"].as_str().unwrap().contains("kubectl label"));
+    assert_eq!(none.line("namespace-label", "warn")["message"], "does not exist");
+    // A label that means nothing is told as well.
+    kubectl(&["label", "--overwrite", "namespace", &cluster.namespace, "fairlead.dev/inject=true"], "")
+        .unwrap();
+    let checked = check(&["--only", &cluster.namespace, "-o", "json"], None);
+    let line = checked.line("namespace-label", "warn");
+    assert!(line["action"].as_str().unwrap().contains("fairlead.dev/inject=enabled --overwrite"), "{line}");
 }
 
 /// A kubeconfig of a new service account of this namespace, which has no rights yet.

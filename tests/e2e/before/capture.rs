@@ -255,7 +255,7 @@ async fn a_captured_pod() {
     // Limits hold for who calls from outside, by either family; probes are free of them.
     let web = world.pod.pod.addresses.map(|address| SocketAddr::new(address, 8080));
     let statuses: Vec<_> = (0..=LIMIT)
-        .map(|_| status(&http(&world.pod.peer, Caller::default(), web[0], "/")).to_owned())
+        .map(|_| status(&http(&world.pod.peer, Caller::default(), web[1], "/")).to_owned())
         .collect();
     assert_eq!(statuses.iter().filter(|status| *status == "200").count(), LIMIT, "{statuses:?}");
     assert_eq!(statuses.last().unwrap(), "429");
@@ -263,7 +263,8 @@ async fn a_captured_pod() {
         let probe = http(&world.pod.peer, Caller::default(), address, "/healthz");
         assert_eq!(status(&probe), "200", "{probe:?}");
     }
-    // The pod that calls its own Service is called as by everybody else. (IPv6 has a bucket of its own.)
+    // The pod that calls its own Service is called as by everybody else, at its IPv4 address, which has a
+    // bucket of its own.
     let [v4, v6] = virtual_addresses(11);
     let answers: Vec<_> =
         (0..4 * LIMIT).map(|number| world.calls(if number % 2 == 0 { v4 } else { v6 })).collect();
