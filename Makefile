@@ -58,7 +58,7 @@ doc: ## the API documentation, warnings refused
 fuzz: ## fuzzes the HTTP/1.1 codec (nightly, cargo-fuzz); T=target, SECONDS_EACH=600
 	@dev/fuzz
 
-bench: ## Fairlead beside Envoy in the same run: 40 minutes, writes bench/results and the tables; QUICK=1 takes three
+bench: ## Fairlead beside Envoy in the same run: 20 minutes, writes bench/results and the tables; QUICK=1 takes three
 	@dev/bench
 
 bench-control-plane: ## an operator with up to 2,000 simulated sidecars, from a directory and (root) an API server; SOURCE=directory
