@@ -76,7 +76,7 @@ def cost(row, bins, work):
     [p], _, _ = bench.load_proxies([entry])
     folder = Path(tempfile.mkdtemp(prefix=row, dir=work))
     listen, backend, xds = free_port(), free_port(), free_port()
-    values = {"FOLDER": folder, "LISTEN": listen, "BACKEND": backend, "XDS": xds, "HTTP_FILTERS": "", "POLICIES": "",
+    values = {"FOLDER": folder, "LISTEN": listen, "BACKEND": backend, "XDS": xds, "HTTP_FILTERS": "", "POLICIES": "", "LIMIT": 4096,
               "SERVICES": "", **{"BIN_" + k: b for k, b in bins.items()}}
     values = bench.configured(p, values, speak == "http2")
     log = open(work / f"{row}.log", "w")
