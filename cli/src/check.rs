@@ -70,7 +70,7 @@ async fn cluster(command: &Check) -> Result<ExitCode> {
 /// Whether it can be installed; `installed`: it is.
 async fn before(cluster: &Cluster, installed: bool) -> Vec<Group> {
     let (namespace, release) = (&*cluster.namespace, &*cluster.release);
-    let (rights, nodes, definitions, hook, found) = tokio::join!(
+    let (rights, nodes, definitions, hook, (namespaces, mut labels)) = tokio::join!(
         cluster.rights(),
         cluster.nodes(),
         cluster.definitions(),
@@ -84,8 +84,7 @@ async fn before(cluster: &Cluster, installed: bool) -> Vec<Group> {
         lines.extend(before::definitions(namespace, release, &definitions));
     }
     lines.push(before::other_mesh(namespace, release, &hook, installed));
-    let mut labels = found.as_ref().map_or_else(|_| Vec::new(), |all| cluster.labels(all));
-    labels.extend(namespaces::pod_security(&cluster.meshed_of(found), &cluster.only));
+    labels.extend(namespaces::pod_security(&namespaces, &cluster.only));
     vec![("Cluster, before an install", lines), ("Namespaces", labels)]
 }
 

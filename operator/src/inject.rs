@@ -145,9 +145,10 @@ fn conflicts(pod: &Value, settings: &Settings) -> Vec<String> {
     let pod_uid = spec.pointer("/securityContext/runAsUser").and_then(Value::as_i64);
     // What is called like ours is ours only where we have been before.
     let injected = annotation(pod, annotation::INJECTED).is_some();
-    let named = |container: &Value| [REDIRECT, PROXY].map(Some).contains(&name_of(container));
-    let ours = items(spec, "initContainers").iter().filter(|one| !injected && named(one));
-    for (list, container) in ours.map(|one| ("initContainers", one)).chain(applications(spec)) {
+    for (list, container) in containers_of(spec) {
+        if is_named_like_ours(container) && list == "initContainers" && injected {
+            continue;
+        }
         let name = container.get("name").and_then(Value::as_str).unwrap_or_default();
         let uid = container.pointer("/securityContext/runAsUser").and_then(Value::as_i64).or(pod_uid);
         if uid == Some(settings.proxy_uid) {
@@ -156,7 +157,7 @@ fn conflicts(pod: &Value, settings: &Settings) -> Vec<String> {
                 settings.proxy_uid
             ));
         }
-        if (list == "containers" || !injected) && [PROXY, REDIRECT].contains(&name) {
+        if is_named_like_ours(container) {
             problems.push(format!(
                 "a container is called {name:?}, which is the name of one that is injected; write another name"
             ));
@@ -262,7 +263,7 @@ fn place(spec: &mut Map<String, Value>, redirect: Value, proxy: Value) {
     let init = list_in(spec, "initContainers");
     let mut before = Vec::new();
     init.retain(|container| {
-        let ours = [REDIRECT, PROXY].map(Some).contains(&name_of(container));
+        let ours = is_named_like_ours(container);
         if ours {
             before.push(container.clone());
         }
@@ -299,12 +300,19 @@ fn map_in<'a>(map: &'a mut Map<String, Value>, field: &str) -> Option<&'a mut Ma
     value.as_object_mut()
 }
 
-/// The containers that are not ours, each with the list that it is in.
-fn applications(spec: &Value) -> impl Iterator<Item = (&'static str, &Value)> {
+/// All containers, each with the list that it is in.
+fn containers_of(spec: &Value) -> impl Iterator<Item = (&'static str, &Value)> {
     let of = move |list: &'static str| items(spec, list).iter().map(move |container| (list, container));
-    of("initContainers")
-        .filter(|(_, container)| ![REDIRECT, PROXY].map(Some).contains(&name_of(container)))
-        .chain(of("containers"))
+    of("initContainers").chain(of("containers"))
+}
+
+/// Those that are not ours.
+fn applications(spec: &Value) -> impl Iterator<Item = (&'static str, &Value)> {
+    containers_of(spec).filter(|(list, container)| *list == "containers" || !is_named_like_ours(container))
+}
+
+fn is_named_like_ours(container: &Value) -> bool {
+    [REDIRECT, PROXY].map(Some).contains(&name_of(container))
 }
 
 fn items<'a>(value: &'a Value, field: &str) -> &'a [Value] {

@@ -94,15 +94,6 @@ struct CertificateLabel {
     certificate: &'static str,
 }
 
-/// Which certificate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CertificateKind {
-    /// The one that our ports present.
-    Leaf,
-    /// The newest one that clients trust.
-    Root,
-}
-
 /// What became of a call to the API server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -269,13 +260,14 @@ impl Metrics {
         self.holds_lease.set(i64::from(holds));
     }
 
-    /// A certificate ends then.
-    pub fn certificate_ends(&self, certificate: CertificateKind, end: jiff::Timestamp) {
-        let certificate = match certificate {
-            CertificateKind::Leaf => "leaf",
-            CertificateKind::Root => "root",
-        };
-        self.certificate_ends.get_or_create(&CertificateLabel { certificate }).set(end.as_second());
+    /// When the certificate that our ports present, and the newest one that clients trust, end; as far as that can
+    /// be read.
+    pub fn certificates_end(&self, leaf: Option<jiff::Timestamp>, root: Option<jiff::Timestamp>) {
+        for (certificate, end) in [("leaf", leaf), ("root", root)] {
+            if let Some(end) = end {
+                self.certificate_ends.get_or_create(&CertificateLabel { certificate }).set(end.as_second());
+            }
+        }
     }
 
     /// Roots were written somewhere, or not.

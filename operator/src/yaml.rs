@@ -58,22 +58,26 @@ pub fn read(document: &str, line: u64) -> Result<Value, NotYaml> {
     })
 }
 
-/// What the items of a list are that names one kind (`DeploymentList`): their `apiVersion` and `kind`.
-pub fn item_type(list: &Value) -> Option<(String, String)> {
-    let text = |field: &str| list.get(field).and_then(Value::as_str);
-    let kind = text("kind")?.strip_suffix("List").filter(|kind| !kind.is_empty())?;
-    Some((text("apiVersion")?.to_owned(), kind.to_owned()))
-}
+/// Lists in lists: nobody writes that, and a file must not be able to exhaust the stack.
+pub const LIST_DEPTH: usize = 4;
 
-/// An item of such a list, which need not say again what it is.
-pub fn typed_item(mut item: Value, of: Option<&(String, String)>) -> Value {
-    if let (Some((version, kind)), Some(object)) = (of, item.as_object_mut())
-        && !object.contains_key("kind")
-    {
-        object.insert("apiVersion".to_owned(), version.as_str().into());
-        object.insert("kind".to_owned(), kind.as_str().into());
+/// Takes the items out of a list; none: it is no list. Items of a list that names their kind (`DeploymentList`) need
+/// not say again what they are, and are told it here.
+pub fn take_items(list: &mut Value) -> Option<Vec<Value>> {
+    let text = |field: &str| list.get(field).and_then(Value::as_str).map(Value::from);
+    let kind = list.get("kind")?.as_str()?.strip_suffix("List")?.to_owned();
+    let version = text("apiVersion");
+    let Value::Array(mut items) = list.get_mut("items").filter(|items| items.is_array())?.take() else {
+        return None;
+    };
+    let untyped = |item: &&mut serde_json::Map<String, Value>| !item.contains_key("kind");
+    if let Some(version) = version.filter(|_| !kind.is_empty()) {
+        for item in items.iter_mut().filter_map(Value::as_object_mut).filter(untyped) {
+            item.insert("apiVersion".to_owned(), version.clone());
+            item.insert("kind".to_owned(), kind.as_str().into());
+        }
     }
-    item
+    Some(items)
 }
 
 /// Files are the user's own, so the limits of the parser against strangers are raised: 10,000

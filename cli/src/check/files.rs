@@ -10,9 +10,6 @@ use serde_json::Value;
 use super::line::{Group, Line, count};
 use crate::files;
 
-/// Lists in lists: nobody writes that, and a file must not be able to exhaust the stack.
-const LIST_DEPTH: usize = 4;
-
 /// The lines about these files.
 ///
 /// # Errors
@@ -29,7 +26,7 @@ fn judge(file: &str, text: &str) -> Vec<Line> {
     for (line, document) in yaml::documents(text) {
         match yaml::read(document, line) {
             Ok(value) => {
-                object(&value, &format!("{file}:{line}"), 0, &mut lines, (&mut ours, &mut others));
+                object(value, &format!("{file}:{line}"), 0, &mut lines, (&mut ours, &mut others));
             }
             Err(error) => lines.push(Line::fail(
                 "file",
@@ -50,27 +47,23 @@ fn judge(file: &str, text: &str) -> Vec<Line> {
 }
 
 fn object(
-    value: &Value,
+    mut value: Value,
     place: &str,
     depth: usize,
     lines: &mut Vec<Line>,
     (ours, others): (&mut usize, &mut usize),
 ) {
+    if depth < yaml::LIST_DEPTH
+        && let Some(items) = yaml::take_items(&mut value)
+    {
+        for item in items {
+            object(item, place, depth + 1, lines, (&mut *ours, &mut *others));
+        }
+        return;
+    }
     let text = |pointer: &str| value.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
     let kind = text("/kind");
-    match value.get("items").and_then(Value::as_array) {
-        Some(items) if kind.ends_with("List") && depth < LIST_DEPTH => {
-            let of = yaml::item_type(value);
-            for item in items {
-                object(
-                    &yaml::typed_item(item.clone(), of.as_ref()),
-                    place,
-                    depth + 1,
-                    lines,
-                    (&mut *ours, &mut *others),
-                );
-            }
-        }
+    match &value {
         _ if value.is_null() => {}
         _ if kind.is_empty() || text("/apiVersion").is_empty() => lines.push(Line::fail(
             "file",
@@ -78,13 +71,13 @@ fn object(
             "an object without apiVersion and kind",
             format!("write for instance apiVersion: {} and kind: ServiceRoute", crds::API_VERSION),
         )),
-        _ if !crds::is_ours(value) => *others += 1,
+        _ if !crds::is_ours(&value) => *others += 1,
         _ => {
             *ours += 1;
             let (namespace, name) = (text("/metadata/namespace"), text("/metadata/name"));
             let name = if name.is_empty() { "without a name" } else { name };
             let slash = if namespace.is_empty() { "" } else { "/" };
-            lines.extend(crds::validate(value).into_iter().map(|violation| {
+            lines.extend(crds::validate(&value).into_iter().map(|violation| {
                 let message = format!("{kind} {namespace}{slash}{name}: {violation}");
                 Line::fail("file", place, message, "")
             }));

@@ -192,8 +192,16 @@ impl Cluster {
         self.asker.get("mutatingwebhookconfigurations", OPERATOR).await
     }
 
+    /// Those that are meshed, of those that are looked at; and what is wrong with labels.
+    pub async fn namespaces(&self) -> (Seen<Vec<Namespace>>, Vec<Line>) {
+        let found = self.labelled().await;
+        let labels =
+            found.iter().flat_map(|all| namespaces::labels(all, &self.only, &self.namespace)).collect();
+        (found.map(|all| namespaces::meshed(all, &self.namespace)), labels)
+    }
+
     /// Those with the label, or those that are looked at.
-    pub async fn namespaces(&self) -> Seen<Vec<Namespace>> {
+    async fn labelled(&self) -> Seen<Vec<Namespace>> {
         if self.only.is_empty() {
             return self.asker.list("namespaces", LABELLED).await;
         }
@@ -202,19 +210,9 @@ impl Cluster {
         Ok(found?.into_iter().flatten().collect())
     }
 
-    /// What is wrong with their labels.
-    pub fn labels(&self, found: &[Namespace]) -> Vec<Line> {
-        namespaces::labels(found, &self.only, &self.namespace)
-    }
-
-    /// Those of them that are meshed.
-    pub fn meshed_of(&self, found: Seen<Vec<Namespace>>) -> Seen<Vec<Namespace>> {
-        found.map(|all| namespaces::meshed(all, &self.namespace))
-    }
-
     /// Everything that an install can be judged by.
     pub async fn see(&self, installed: Installed) -> Facts {
-        let (nodes, definitions, hook, lease, replicas, found, policies) = tokio::join!(
+        let (nodes, definitions, hook, lease, replicas, (namespaces, labels), policies) = tokio::join!(
             self.nodes(),
             self.definitions(),
             self.hook(),
@@ -223,8 +221,6 @@ impl Cluster {
             self.namespaces(),
             self.policies()
         );
-        let labels = found.as_ref().map_or_else(|_| Vec::new(), |all| self.labels(all));
-        let namespaces = self.meshed_of(found);
         let replicas = replicas.map(|pods| pods.into_iter().filter(is_running).collect::<Vec<Pod>>());
         let names: Vec<String> = match &replicas {
             Ok(pods) => pods.iter().filter_map(|pod| pod.metadata.name.clone()).collect(),

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 
 use super::authority::Bundle;
 use super::{Certificates, validity};
-use crate::metrics::{CertificateKind, Metrics};
+use crate::metrics::Metrics;
 use crate::tls::{self, Serving};
 
 /// Three small files; the kubelet itself takes up to two minutes.
@@ -78,13 +78,8 @@ impl Folder {
 /// When they end, for who watches over them.
 fn show(leaf: &CertifiedKey, roots: &Bundle, metrics: &Metrics) {
     let newest = CertificateDer::from_pem_slice(roots.as_str().as_bytes()).ok();
-    for (kind, certificate) in
-        [(CertificateKind::Leaf, leaf.cert.first()), (CertificateKind::Root, newest.as_ref())]
-    {
-        if let Some((_, end)) = certificate.and_then(|one| validity::of(one)) {
-            metrics.certificate_ends(kind, end);
-        }
-    }
+    let end = |certificate: Option<&CertificateDer<'_>>| Some(validity::of(certificate?)?.1);
+    metrics.certificates_end(end(leaf.cert.first()), end(newest.as_ref()));
 }
 
 async fn read(path: &Path) -> Result<(CertifiedKey, Bundle), Unusable> {

@@ -23,7 +23,7 @@ use super::kept::{Kept, follow};
 use super::rotation::{self, Step, Terms};
 use super::{Carried, Certificates, names};
 use crate::leader::Role;
-use crate::metrics::{CertificateKind, Metrics};
+use crate::metrics::Metrics;
 use crate::tls::Serving;
 
 /// The Secret's name.
@@ -153,11 +153,7 @@ impl SecretKeeper {
 
     fn show(&self) {
         let (leaf, root) = self.good.ends();
-        for (kind, end) in [(CertificateKind::Leaf, leaf), (CertificateKind::Root, root)] {
-            if let Some(end) = end {
-                self.metrics.certificate_ends(kind, end);
-            }
-        }
+        self.metrics.certificates_end(leaf, root);
     }
 
     /// The next step: the Secret as it was written, and when to look again.

@@ -7,9 +7,6 @@ use super::annotation::PREFIX;
 use super::{Settings, Verdict, inject};
 use crate::yaml;
 
-/// Lists in lists: nobody writes that, and a file must not be able to exhaust the stack.
-const LIST_DEPTH: usize = 4;
-
 /// A text and what there is to say about it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Manifest {
@@ -90,7 +87,7 @@ impl Object<'_> {
     fn inject(&mut self, depth: usize) -> bool {
         let text = |field: &str| self.value.get(field).and_then(Value::as_str).unwrap_or_default();
         let (group, kind) = (text("apiVersion"), text("kind").to_owned());
-        if kind.ends_with("List") && depth < LIST_DEPTH {
+        if kind.ends_with("List") && depth < yaml::LIST_DEPTH {
             return self.inject_items(depth);
         }
         let Some(pointer) = template(group, &kind) else { return false };
@@ -124,15 +121,17 @@ impl Object<'_> {
     }
 
     fn inject_items(&mut self, depth: usize) -> bool {
-        let of = yaml::item_type(&self.value);
-        let Some(Value::Array(items)) = self.value.get_mut("items") else { return false };
+        let Some(mut items) = yaml::take_items(&mut self.value) else { return false };
         let mut changed = false;
-        for item in items {
-            let value = yaml::typed_item(item.take(), of.as_ref());
+        for item in &mut items {
+            let value = item.take();
             let mut object =
                 Object { value, place: self.place.clone(), settings: self.settings, notes: self.notes };
             changed |= object.inject(depth + 1);
             *item = object.value;
+        }
+        if let Some(emptied) = self.value.get_mut("items") {
+            *emptied = items.into();
         }
         changed
     }

@@ -5,15 +5,14 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value};
 
-use super::containers::{PROXY, REDIRECT};
-use super::name_of;
+use super::{is_named_like_ours, name_of};
 
 /// `8080/healthz` for HTTP, `9000` for gRPC, TCP and what is encrypted; sorted, each once.
 pub(super) fn declared(spec: &Map<String, Value>) -> Vec<String> {
     let mut found = BTreeSet::new();
     let lists = ["initContainers", "containers"].iter().filter_map(|list| spec.get(*list)?.as_array());
     for container in lists.flatten() {
-        if [PROXY, REDIRECT].map(Some).contains(&name_of(container)) {
+        if is_named_like_ours(container) {
             continue;
         }
         let probes =

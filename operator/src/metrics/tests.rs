@@ -18,7 +18,7 @@ fn touched() -> Metrics {
     metrics.holds_lease(true);
     metrics.injected("injected");
     metrics.missed_pods([("no_sidecar", 1)]);
-    metrics.certificate_ends(CertificateKind::Leaf, jiff::Timestamp::UNIX_EPOCH);
+    metrics.certificates_end(Some(jiff::Timestamp::UNIX_EPOCH), None);
     metrics.trust_written(Outcome::Done);
     metrics
 }

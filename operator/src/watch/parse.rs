@@ -13,9 +13,6 @@ use super::{Fault, GRANT_GROUP, GRANT_VERSIONS, declared_kind};
 use crate::model::{EndpointSlice, Namespace, ObjectKey, ObjectRef, Pod, ReferenceGrant, Service};
 use crate::yaml;
 
-/// Lists in lists: nobody writes that, and a file must not be able to exhaust the stack.
-const LIST_DEPTH: usize = 4;
-
 /// What a file holds.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Parsed {
@@ -136,12 +133,11 @@ impl Reader<'_> {
     }
 
     fn list(&mut self, mut value: Value, depth: usize) {
-        if depth >= LIST_DEPTH {
+        if depth >= yaml::LIST_DEPTH {
             let message = "lists in lists in lists; write the objects one below the other, separated by ---";
             return self.fault(message.to_owned());
         }
-        let Some(Value::Array(items)) = value.get_mut("items").map(Value::take) else { return };
-        items.into_iter().for_each(|item| self.object(item, depth + 1));
+        yaml::take_items(&mut value).into_iter().flatten().for_each(|item| self.object(item, depth + 1));
     }
 
     fn declared(&mut self, mut value: Value, api_version: &str, kind: &str) {
@@ -237,6 +233,14 @@ mod tests {
             .iter()
             .map(|(object, line)| format!("{} {}:{line}", object.identity().kind, object.identity().key))
             .collect()
+    }
+
+    #[test]
+    fn a_list_that_names_its_kind_is_read_as_check_and_inject_read_it() {
+        let text = "apiVersion: v1\nkind: NamespaceList\nitems: [{metadata: {name: shop}}]\n";
+        let parsed = parse("list.yaml", text).unwrap();
+        assert_eq!(parsed.faults, []);
+        assert_eq!(names(&parsed), ["Namespace /shop:1"]);
     }
 
     #[test]
