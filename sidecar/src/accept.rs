@@ -181,7 +181,7 @@ async fn or_pause(
 }
 
 /// When to say again what goes on and on: a log is no place for a line a connection.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Seldom(Option<Instant>);
 
 impl Seldom {

@@ -40,8 +40,6 @@ pub struct Inputs {
 pub struct Pod {
     /// Its uid: a later Pod may have the same name.
     pub uid: Option<Arc<str>>,
-    /// Its labels.
-    pub labels: BTreeMap<String, String>,
     /// Whom it runs as.
     pub service_account: Option<Arc<str>>,
     /// Whether it has the node's addresses.

@@ -61,7 +61,6 @@ struct Metadata {
     namespace: Option<String>,
     uid: Option<String>,
     resource_version: Option<String>,
-    labels: Option<BTreeMap<String, String>>,
     annotations: Option<BTreeMap<String, String>>,
     deletion_timestamp: Option<Time>,
 }
@@ -73,7 +72,6 @@ fn narrow_metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectM
         namespace: read.namespace,
         uid: read.uid,
         resource_version: read.resource_version,
-        labels: read.labels,
         annotations: read.annotations,
         deletion_timestamp: read.deletion_timestamp,
         ..ObjectMeta::default()
@@ -154,7 +152,6 @@ pub(super) fn pod(object: &PodObject) -> Pod {
     let sidecar = object.spec.init_containers.iter().flatten().find(|one| one.name == PROXY);
     Pod {
         uid: object.metadata.uid.as_deref().map(Into::into),
-        labels: object.metadata.labels.clone().unwrap_or_default(),
         service_account: object.spec.service_account_name.as_deref().map(Into::into),
         host_network: object.spec.host_network,
         addresses,
@@ -200,7 +197,7 @@ mod tests {
         assert_eq!(pod.phase.as_deref(), Some("Running"));
         assert!(pod.terminating && !pod.host_network && !pod.cannot_be_injected);
         assert_eq!(object.metadata.resource_version.as_deref(), Some("7"));
-        assert_eq!(object.metadata.managed_fields, None);
+        assert_eq!((&object.metadata.managed_fields, &object.metadata.labels), (&None, &None));
         assert_eq!(pod.sidecar, Some(PodSidecar { image: "proxy:1".into(), started: true }));
         assert_eq!(pod.annotations, [("fairlead.dev/workers".to_owned(), "2".to_owned())].into());
         assert_eq!(key(&object.metadata).unwrap().to_string(), "shop/reviews-1");

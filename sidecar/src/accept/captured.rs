@@ -18,7 +18,7 @@ use arc_swap::ArcSwap;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
-use crate::accept::{Admitted, Connection, Purpose, accept_until_closing, original_dst};
+use crate::accept::{Admitted, Connection, Purpose, Seldom, accept_until_closing, original_dst};
 use crate::capture::{self, Capture};
 use crate::config::{Destination, ProxyConfig, Service};
 use crate::inbound::Endpoint;
@@ -65,6 +65,7 @@ pub struct Captured {
     /// Ports of our own that are reached through the inbound listener, and who serves them.
     pub pages: Vec<(u16, mpsc::Sender<Visitor>)>,
     named: Mutex<HashSet<SocketAddr>>,
+    said: Mutex<Seldom>,
 }
 
 /// Somebody who asks for a page of ours, on his way from the worker that accepted him.
@@ -97,6 +98,7 @@ impl Captured {
             capture,
             pages,
             named: Mutex::default(),
+            said: Mutex::default(),
         }
     }
 
@@ -124,6 +126,19 @@ impl Captured {
     ) -> Arc<Endpoint> {
         let make = || Endpoint::new(self.name(address), address, address, metrics);
         seat.map_or_else(|| Arc::new(make()), |seat| seat.value(make))
+    }
+
+    /// Passing through what may be a Service is our own failure; that nothing is known there is none.
+    fn say(&self, to: SocketAddr, why: &str) {
+        let because = match why {
+            "awaited" => "the operator has not said in time what is there",
+            "disconnected" => "there is no stream to the operator",
+            "full" => "too many destinations are in use",
+            _ => return,
+        };
+        if self.said.lock().unwrap_or_else(PoisonError::into_inner).is_due() {
+            tracing::warn!(%to, because, "a connection is passed through, no rule holds for it");
+        }
     }
 
     fn name(&self, address: SocketAddr) -> Arc<str> {
@@ -184,6 +199,7 @@ async fn outbound(proxy: Arc<Proxy>, captured: Arc<Captured>, caught: Caught) {
         }
         Err(why) => {
             proxy.metrics.passed_through(why);
+            captured.say(original, why);
             Box::pin(passthrough::carry(stream, original, &proxy.metrics)).await;
             drop(admitted);
         }
