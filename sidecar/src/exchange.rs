@@ -18,15 +18,10 @@ use crate::failure::Failure;
 use crate::metrics::{Ended, Handles};
 use crate::proxy::{Caller, Proxy, now};
 
-pub use answer::{grpc_answer, is_grpc, own_answer};
+pub use answer::{grpc_answer, own_answer};
 
-/// What the caller's sidecar resolved, `shop/reviews:9080#rule`, for that of the endpoint: it holds the
-/// request to the limits of this target.
-pub const TARGET: HeaderName = HeaderName::from_static("x-fairlead-target");
-
-/// Said by the endpoint's sidecar: no application has seen the request. The value is the reason. No
-/// application may say it.
-pub const UNPROCESSED: HeaderName = HeaderName::from_static("x-fairlead-unprocessed");
+/// Of a gRPC answer, in its trailers, or in its header block where it has no message.
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 /// See the module.
 #[derive(Debug)]
@@ -178,7 +173,7 @@ impl Drop for Exchange {
 
 /// `grpc-status` of a header block.
 pub fn grpc_status(headers: &HeaderMap) -> Option<u32> {
-    headers.get("grpc-status")?.to_str().ok()?.parse().ok()
+    headers.get(GRPC_STATUS)?.to_str().ok()?.parse().ok()
 }
 
 fn entry(handles: &Handles, caller: Caller, request: &Parts) -> Entry {

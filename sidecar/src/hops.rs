@@ -12,6 +12,7 @@
 //! protection. Where several calls of one trace are in flight at this pod, nobody knows which of them a call is
 //! made for: then the mildest of what holds for them counts, so that none is cut short by its neighbour.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
@@ -19,19 +20,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::header::{HeaderMap, HeaderValue};
 
 use crate::decimal;
-
-/// From sidecar to sidecar: milliseconds that the caller still waits.
-pub const DEADLINE: HeaderName = HeaderName::from_static("x-fairlead-deadline");
-
-/// From sidecar to sidecar: which attempt this is; absent on the first.
-pub const ATTEMPT: HeaderName = HeaderName::from_static("x-fairlead-attempt");
-
-/// On an answer, from sidecar to sidecar: a retry was spent on it further down, another one up here would
-/// multiply them.
-pub const NO_RETRY: HeaderName = HeaderName::from_static("x-fairlead-no-retry");
+use crate::said::{ATTEMPT, DEADLINE, NO_RETRY, Said};
 
 /// Calls that are remembered at once: what a pod has in flight, and a bound on what strangers can fill. One
 /// more is carried all the same, only without what this module does.
@@ -67,14 +59,12 @@ pub struct Inside {
 pub struct Above(Vec<Arc<Hop>>);
 
 impl Hops {
-    /// A call has come in. Takes out what only sidecars say. None: it has no trace, or there are too many.
-    pub fn enter(self: &Arc<Self>, headers: &mut HeaderMap, now: Instant) -> Option<Inside> {
-        let deadline = headers.remove(DEADLINE);
-        let attempt = headers.remove(ATTEMPT);
+    /// A call has come in, of which the caller's sidecar said this. None: it has no trace, or there are too many.
+    pub fn enter(self: &Arc<Self>, headers: &HeaderMap, said: &Said, now: Instant) -> Option<Inside> {
         let trace = self.hasher.hash_one(trace(headers)?);
-        let milliseconds = deadline.and_then(|value| value.to_str().ok()?.parse().ok());
+        let milliseconds = said.deadline.as_ref().and_then(|value| value.to_str().ok()?.parse().ok());
         let deadline = milliseconds.and_then(|left| now.checked_add(Duration::from_millis(left)));
-        let hop = Arc::new(Hop { deadline, retry: attempt.is_some(), spent: AtomicBool::new(false) });
+        let hop = Arc::new(Hop { deadline, retry: said.attempt.is_some(), spent: AtomicBool::new(false) });
         if self.count.fetch_add(1, Ordering::Relaxed) >= MOST {
             self.count.fetch_sub(1, Ordering::Relaxed);
             return None;
@@ -99,7 +89,7 @@ impl Hops {
 }
 
 impl Inside {
-    /// Marks the answer if a retry was spent below, in place of whatever the application says.
+    /// Marks the answer if a retry was spent below.
     pub fn mark(&self, answer: &mut HeaderMap) {
         if self.hop.spent.load(Ordering::Relaxed) {
             answer.insert(NO_RETRY, HeaderValue::from_static("1"));
@@ -143,19 +133,29 @@ impl Above {
     }
 }
 
-/// Says to the next sidecar when nobody waits any more, and which attempt this is, in place of what an
-/// application says. A deadline that has come is said to be one millisecond away.
+/// Says to the next sidecar when nobody waits any more, and which attempt this is. A deadline that has come is said
+/// to be one millisecond away.
 pub fn tell(headers: &mut HeaderMap, attempt: u32, deadline: Option<Instant>, now: Instant) {
-    let left =
-        deadline.map(|at| u64::try_from(at.saturating_duration_since(now).as_millis()).unwrap_or(u64::MAX));
-    match left {
-        Some(left) => _ = headers.insert(DEADLINE, decimal::header(left.max(1))),
-        None => _ = headers.remove(DEADLINE),
+    if let Some(deadline) = deadline {
+        let left = deadline.saturating_duration_since(now).as_millis();
+        headers.insert(DEADLINE, milliseconds(u64::try_from(left).unwrap_or(u64::MAX).max(1)));
     }
-    match attempt {
-        0 | 1 => _ = headers.remove(ATTEMPT),
-        more => _ = headers.insert(ATTEMPT, HeaderValue::from(more)),
+    if attempt > 1 {
+        headers.insert(ATTEMPT, HeaderValue::from(attempt));
     }
+}
+
+/// As a header. At its first attempt a call has all the time of its rule, so most often it is what it was before.
+fn milliseconds(left: u64) -> HeaderValue {
+    thread_local! {
+        static LAST: RefCell<(u64, HeaderValue)> = const { RefCell::new((0, HeaderValue::from_static("0"))) };
+    }
+    LAST.with_borrow_mut(|last| {
+        if last.0 != left {
+            *last = (left, decimal::header(left));
+        }
+        last.1.clone()
+    })
 }
 
 /// The id of the trace that a request belongs to: W3C's `traceparent`, B3 in one header or in several, or the
@@ -182,9 +182,12 @@ mod tests {
     }
 
     fn headers(of: &[(&'static str, &'static str)]) -> HeaderMap {
-        of.iter()
-            .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
-            .collect()
+        of.iter().map(|(name, value)| (name.parse().unwrap(), HeaderValue::from_static(value))).collect()
+    }
+
+    fn enter(hops: &Arc<Hops>, arriving: &mut HeaderMap, now: Instant) -> Option<Inside> {
+        let said = Said::take(arriving);
+        hops.enter(arriving, &said, now)
     }
 
     const TRACE: (&str, &str) = ("traceparent", "00-4bf92f35-00f067aa-01");
@@ -193,7 +196,7 @@ mod tests {
     fn a_call_knows_of_the_one_that_it_is_made_for() {
         let (hops, now) = (Arc::new(Hops::default()), now());
         let mut arriving = headers(&[TRACE, ("x-fairlead-deadline", "1000"), ("x-fairlead-attempt", "2")]);
-        let inside = hops.enter(&mut arriving, now).unwrap();
+        let inside = enter(&hops, &mut arriving, now).unwrap();
         assert_eq!(arriving, headers(&[TRACE]), "applications do not see what sidecars say");
         let leaving = headers(&[("traceparent", "00-4bf92f35-11111111-01")]);
         let above = hops.above(&leaving);
@@ -212,14 +215,14 @@ mod tests {
     #[test]
     fn of_several_the_mildest_counts() {
         let (hops, now) = (Arc::new(Hops::default()), now());
-        let enter = |more: &[(&'static str, &'static str)]| {
-            hops.enter(&mut headers(&[&[TRACE], more].concat()), now).unwrap()
+        let entered = |more: &[(&'static str, &'static str)]| {
+            enter(&hops, &mut headers(&[&[TRACE], more].concat()), now).unwrap()
         };
-        let _short = enter(&[("x-fairlead-deadline", "1000"), ("x-fairlead-attempt", "2")]);
-        let _long = enter(&[("x-fairlead-deadline", "2000"), ("x-fairlead-attempt", "3")]);
+        let _short = entered(&[("x-fairlead-deadline", "1000"), ("x-fairlead-attempt", "2")]);
+        let _long = entered(&[("x-fairlead-deadline", "2000"), ("x-fairlead-attempt", "3")]);
         let above = hops.above(&headers(&[TRACE]));
         assert_eq!((above.deadline(), above.is_retry()), (Some(now + 2 * SECOND), true));
-        let _first = enter(&[]);
+        let _first = entered(&[]);
         let above = hops.above(&headers(&[TRACE]));
         assert_eq!((above.deadline(), above.is_retry()), (None, false));
     }
@@ -227,32 +230,32 @@ mod tests {
     #[test]
     fn nothing_is_known_of_strangers() {
         let (hops, now) = (Arc::new(Hops::default()), now());
-        assert!(hops.enter(&mut headers(&[("x-fairlead-deadline", "5")]), now).is_none(), "no trace");
-        let _inside = hops.enter(&mut headers(&[TRACE]), now).unwrap();
+        assert!(enter(&hops, &mut headers(&[("x-fairlead-deadline", "5")]), now).is_none(), "no trace");
+        let _inside = enter(&hops, &mut headers(&[TRACE]), now).unwrap();
         let above = hops.above(&headers(&[("traceparent", "00-another-00f067aa-01")]));
         assert_eq!((above.deadline(), above.is_retry()), (None, false));
         for rubbish in ["", "-1", "soon", "99999999999999999999"] {
             let mut arriving = headers(&[TRACE]);
             arriving.insert(DEADLINE, HeaderValue::from_static(rubbish));
-            assert_eq!(hops.enter(&mut arriving, now).unwrap().hop.deadline, None, "{rubbish}");
+            assert_eq!(enter(&hops, &mut arriving, now).unwrap().hop.deadline, None, "{rubbish}");
         }
     }
 
     #[test]
     fn the_table_is_bounded() {
         let (hops, now) = (Arc::new(Hops::default()), now());
-        let all: Vec<_> = (0..MOST).map(|_| hops.enter(&mut headers(&[TRACE]), now).unwrap()).collect();
-        assert!(hops.enter(&mut headers(&[TRACE]), now).is_none());
+        let all: Vec<_> = (0..MOST).map(|_| enter(&hops, &mut headers(&[TRACE]), now).unwrap()).collect();
+        assert!(enter(&hops, &mut headers(&[TRACE]), now).is_none());
         drop(all);
-        assert!(hops.enter(&mut headers(&[TRACE]), now).is_some());
+        assert!(enter(&hops, &mut headers(&[TRACE]), now).is_some());
     }
 
     #[test]
     fn what_is_told() {
         let now = now();
-        let mut leaving = headers(&[("x-fairlead-deadline", "99"), ("x-fairlead-attempt", "9")]);
+        let mut leaving = headers(&[]);
         tell(&mut leaving, 1, None, now);
-        assert!(leaving.is_empty(), "no application says it");
+        assert!(leaving.is_empty());
         tell(&mut leaving, 2, Some(now + SECOND), now);
         assert_eq!(leaving, headers(&[("x-fairlead-deadline", "1000"), ("x-fairlead-attempt", "2")]));
         tell(&mut leaving, 3, Some(now), now + SECOND);

@@ -23,15 +23,16 @@ use tokio::net::TcpStream;
 use crate::body::Body;
 use crate::drain::Phase;
 use crate::exchange::watched::{Held, Times, Watched};
-use crate::exchange::{Exchange, TARGET, UNPROCESSED, is_grpc, own_answer};
+use crate::exchange::{Exchange, own_answer};
 use crate::failure::{Failure, Kind};
-use crate::hops::NO_RETRY;
 use crate::http1;
+use crate::matcher::is_grpc;
 use crate::metrics::{Direction, Handles, Metrics};
 use crate::pool::admission::Want;
 use crate::pool::{Asker, Http1, Lease, Pool, PoolSettings, Slot, Stream, http2};
 use crate::proxy::{Caller, Proxy};
 use crate::rate_limit::{Decision, Quota};
+use crate::said::Said;
 
 /// How long a connection to the application is kept: most servers close idle ones, and a request that crosses
 /// with that close would be lost.
@@ -114,10 +115,9 @@ pub async fn serve(
 ) -> Result<Response<Body>, Unprocessed> {
     let (mut parts, body) = request.into_parts();
     let mut exchange = Exchange::begin(proxy, Arc::clone(&endpoint.handles), caller, &parts);
-    parts.headers.remove(UNPROCESSED);
-    let target = parts.headers.remove(TARGET);
-    let inside = proxy.hops.enter(&mut parts.headers, exchange.started());
-    let target = target.as_ref().and_then(|target| target.to_str().ok());
+    let said = Said::take(&mut parts.headers);
+    let inside = proxy.hops.enter(&parts.headers, &said, exchange.started());
+    let target = said.target.as_ref().and_then(|target| target.to_str().ok());
     let probe = proxy.is_probe(endpoint.application.port(), parts.uri.path());
     let mut quota = None;
     if let Some(inbound) = proxy.inbound(endpoint.listen).filter(|_| !probe) {
@@ -153,8 +153,7 @@ pub async fn serve(
         }
     };
     let headers = response.headers_mut();
-    headers.remove(UNPROCESSED);
-    headers.remove(NO_RETRY);
+    Said::take(headers);
     if let Some(inside) = inside {
         inside.mark(headers);
         held.inside = Some(inside);

@@ -33,6 +33,7 @@ pub mod files;
 pub mod spawn;
 pub mod access_log;
 pub mod hops;
+pub mod said;
 pub mod metrics;
 pub mod decimal;
 pub mod ports;

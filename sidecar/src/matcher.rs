@@ -12,8 +12,10 @@
 //! expressions run in time linear in the value, and their size is bounded when they are built.
 
 use std::borrow::Cow;
+use std::fmt;
+use std::str::FromStr;
 
-use http::HeaderMap;
+use http::header::{self, HeaderMap, HeaderName, InvalidHeaderName};
 use http::request::Parts;
 use regex::{Regex, RegexBuilder};
 
@@ -53,12 +55,27 @@ pub enum PathMatcher {
 /// A condition on one header.
 #[derive(Debug)]
 pub struct HeaderMatcher {
-    /// Lower case; may begin with a colon.
-    pub name: String,
+    /// What is compared.
+    pub name: HeaderOf,
     /// Compared with all values of that name, joined by a comma as Envoy does.
     pub value: ValueMatcher,
     /// The condition is turned round.
     pub invert: bool,
+}
+
+/// What of a request is compared as its header.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HeaderOf {
+    /// `:method`.
+    Method,
+    /// `:path`, with the query.
+    Path,
+    /// `:authority`, and `host`, which says the same in HTTP/1.1.
+    Authority,
+    /// `:scheme`.
+    Scheme,
+    /// All values of this name, joined by a comma.
+    Named(HeaderName),
 }
 
 /// A condition on one query parameter.
@@ -134,13 +151,13 @@ pub fn authority(request: &Parts) -> &str {
     if let Some(authority) = request.uri.authority() {
         return authority.as_str();
     }
-    request.headers.get(http::header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default()
+    request.headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default()
 }
 
 /// Whether these are the headers of a gRPC message: `application/grpc`, alone or with a format after a plus,
 /// but not gRPC-Web.
 pub fn is_grpc(headers: &HeaderMap) -> bool {
-    let Some(content_type) = headers.get(http::header::CONTENT_TYPE) else { return false };
+    let Some(content_type) = headers.get(header::CONTENT_TYPE) else { return false };
     content_type
         .as_bytes()
         .strip_prefix(b"application/grpc")
@@ -156,7 +173,7 @@ pub fn query_value<'r>(request: &'r Parts, name: &str) -> Option<&'r str> {
 }
 
 /// All values of a header, joined by a comma.
-pub fn joined<'r>(headers: &'r HeaderMap, name: &str) -> Option<Cow<'r, [u8]>> {
+pub fn joined<'r>(headers: &'r HeaderMap, name: &HeaderName) -> Option<Cow<'r, [u8]>> {
     let mut values = headers.get_all(name).iter();
     let first = values.next()?;
     let mut joined = Cow::Borrowed(first.as_bytes());
@@ -202,18 +219,48 @@ impl PathMatcher {
     }
 }
 
+impl FromStr for HeaderOf {
+    type Err = InvalidHeaderName;
+
+    /// By its name in any case.
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        Ok(match name {
+            ":method" => Self::Method,
+            ":path" => Self::Path,
+            ":authority" => Self::Authority,
+            ":scheme" => Self::Scheme,
+            name => match HeaderName::from_bytes(name.as_bytes())? {
+                header::HOST => Self::Authority,
+                name => Self::Named(name),
+            },
+        })
+    }
+}
+
+impl fmt::Display for HeaderOf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Method => ":method",
+            Self::Path => ":path",
+            Self::Authority => "host",
+            Self::Scheme => ":scheme",
+            Self::Named(name) => name.as_str(),
+        })
+    }
+}
+
 impl HeaderMatcher {
     /// Whether the request's header is as asked.
     pub fn matches(&self, request: &Parts) -> bool {
-        let value = match self.name.as_str() {
-            ":method" => Some(Cow::Borrowed(request.method.as_str().as_bytes())),
-            ":path" => {
+        let value = match &self.name {
+            HeaderOf::Method => Some(Cow::Borrowed(request.method.as_str().as_bytes())),
+            HeaderOf::Path => {
                 let path = request.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
                 Some(Cow::Borrowed(path.as_bytes()))
             }
-            ":authority" | "host" => Some(Cow::Borrowed(authority(request).as_bytes())),
-            ":scheme" => Some(Cow::Borrowed(request.uri.scheme_str().unwrap_or("http").as_bytes())),
-            name => joined(&request.headers, name),
+            HeaderOf::Authority => Some(Cow::Borrowed(authority(request).as_bytes())),
+            HeaderOf::Scheme => Some(Cow::Borrowed(request.uri.scheme_str().unwrap_or("http").as_bytes())),
+            HeaderOf::Named(name) => joined(&request.headers, name),
         };
         match (&self.value, value) {
             (ValueMatcher::Present(wanted), value) => (value.is_some() == *wanted) != self.invert,

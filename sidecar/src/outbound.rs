@@ -14,6 +14,7 @@ mod hop;
 mod upload;
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -24,17 +25,19 @@ use crate::body::Body;
 use crate::cluster::{Cluster, UpstreamProtocol};
 use crate::config::{Destination, Service};
 use crate::exchange::watched::{Activity, Held, Times, Watched};
-use crate::exchange::{Exchange, UNPROCESSED, is_grpc, own_answer};
+use crate::exchange::{Exchange, own_answer};
 use crate::failure::{Failure, Kind};
-use crate::hops::{self, Above, NO_RETRY};
+use crate::hops::{self, Above};
 use crate::http1;
 use crate::inbound::Unprocessed;
+use crate::matcher::is_grpc;
 use crate::metrics::{Direction, Handles, Metrics};
 use crate::outbound::attempt::{Answered, Attempt};
 use crate::outbound::upload::Upload;
 use crate::proxy::{Caller, Proxy, now};
 use crate::retry::{Attempts, Ended, NoRetry};
 use crate::route::{Action, Backend, Route, RouteTable};
+use crate::said::{Said, TARGET};
 
 /// A Service port that this pod calls.
 #[derive(Debug)]
@@ -89,7 +92,8 @@ pub async fn serve(
     };
     let outcome = match way {
         Ok(Way::To(route, backend, cluster)) => {
-            follow(route, backend, cluster, &mut exchange, caller, &mut parts, body).await
+            let following = follow(route, backend, cluster, &mut exchange, caller, &mut parts, (body, grpc));
+            pin!(following).await
         }
         Ok(Way::Answered(answer)) => Ok((*answer, Held::default(), Times::default())),
         Err(failure) => Err(failure),
@@ -148,10 +152,13 @@ async fn follow(
     exchange: &mut Exchange,
     caller: Caller,
     parts: &mut Parts,
-    body: Body,
+    (body, grpc): (Body, bool),
 ) -> Outcome {
     route.apply_request(parts, backend)?;
-    hop::name_target(&mut parts.headers, route.target.as_ref());
+    Said::take(&mut parts.headers);
+    if let Some(target) = &route.target {
+        parts.headers.insert(TARGET, target.clone());
+    }
     let http2 = match cluster.settings.protocol {
         UpstreamProtocol::Http1 => false,
         UpstreamProtocol::Http2 => true,
@@ -165,7 +172,8 @@ async fn follow(
     let in_flight = cluster.live.pool.begin(&cluster.settings.pool)?;
     let above = exchange.proxy().hops.above(&parts.headers);
     let limits = Limits::of(route, exchange.started(), above.deadline());
-    let deadline = [limits.times.deadline, hop::grpc_deadline(parts, exchange.started())];
+    let grpc_deadline = grpc.then(|| hop::grpc_deadline(parts, exchange.started())).flatten();
+    let deadline = [limits.times.deadline, grpc_deadline];
     let deadline = deadline.into_iter().flatten().min();
     hops::tell(&mut parts.headers, 1, deadline, exchange.started());
     let mut upload = Upload::new(body, route.retry.attempts > 0, limits.times.idle.as_ref());
@@ -174,7 +182,6 @@ async fn follow(
     exchange.received(upload.bytes());
     let idle = sending.limits.times.idle;
     let Answered { mut response, mut held, deadline } = answered?;
-    response.headers_mut().remove(UNPROCESSED);
     route.apply_response(response.headers_mut(), backend);
     held.in_flight = Some(in_flight);
     Ok((response, held, Times { deadline, idle }))
@@ -235,13 +242,13 @@ impl Sending<'_> {
             if upload.is_broken() {
                 return Err(upload.failure());
             }
-            let marked = |answered: &mut Answered| answered.response.headers_mut().remove(NO_RETRY).is_some();
-            if result.as_mut().is_ok_and(marked) {
+            let said = |answered: &mut Answered| Said::take(answered.response.headers_mut());
+            if result.as_mut().is_ok_and(|answered| said(answered).no_retry.is_some()) {
                 self.above.spent();
                 attempts.forbid(NoRetry::SpentBelow);
             }
             let ended = match &result {
-                Ok(answered) => answered.ended(),
+                Ok(answered) => answered.ended(&self.route.retry),
                 Err((failure, _)) => Ended::Failed(failure),
             };
             let decided = attempts.after(ended, upload.is_replayable(), exchange.seen(), budget);
@@ -280,8 +287,8 @@ fn endpoint(result: &Result<Answered, (Failure, Option<SocketAddr>)>) -> Option<
     }
 }
 
-/// A rule's handles, made at its first request and kept with its table.
+/// A rule's handles, made at its first request and kept with it.
 fn handles(proxy: &Proxy, table: &RouteTable, route: &Route) -> Arc<Handles> {
     let make = || proxy.metrics.handles(Direction::Outbound, &table.name, &route.name);
-    table.handles(&route.name).map_or_else(make, |kept| Arc::clone(kept.get_or_init(make)))
+    Arc::clone(route.handles.get_or_init(make))
 }

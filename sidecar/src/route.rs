@@ -12,7 +12,6 @@
 //! (an authority in upper case is copied once). Picking one of several backends takes a mutex for as long as
 //! the list is walked; a rule with one backend takes none. A rewrite builds the new path: one allocation.
 
-use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -49,7 +48,6 @@ pub struct RouteTable {
     /// The names of all clusters that any route leads to; a [`Backend`] points into this list.
     pub clusters: Vec<Arc<str>>,
     domains: virtual_host::Domains,
-    handles: HashMap<Arc<str>, OnceLock<Arc<Handles>>>,
 }
 
 /// One rule with all that it sets.
@@ -75,6 +73,8 @@ pub struct Route {
     pub request_headers: HeaderChanges,
     /// Changes to the answer's headers.
     pub response_headers: HeaderChanges,
+    /// Where its requests are counted; set by the first of them.
+    pub handles: OnceLock<Arc<Handles>>,
 }
 
 /// What is done with a request that matched.
@@ -116,14 +116,7 @@ impl RouteTable {
         ignore_port: bool,
     ) -> Result<Self, DuplicateDomain> {
         let domains = virtual_host::Domains::new(&virtual_hosts, ignore_port)?;
-        let rules = virtual_hosts.iter().flat_map(|host| host.routes.iter());
-        let handles = rules.map(|route| (Arc::clone(&route.name), OnceLock::new())).collect();
-        Ok(Self { name, virtual_hosts, clusters, domains, handles })
-    }
-
-    /// Where the requests of this rule are counted; set by the first of them.
-    pub fn handles(&self, rule: &str) -> Option<&OnceLock<Arc<Handles>>> {
-        self.handles.get(rule)
+        Ok(Self { name, virtual_hosts, clusters, domains })
     }
 
     /// The rule that carries this request: the first that matches, of the virtual host that its authority

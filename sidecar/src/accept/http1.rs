@@ -1,5 +1,6 @@
 //! A caller that speaks HTTP/1.1: one exchange after the other, all in this task.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,13 +9,14 @@ use http::header::HeaderValue;
 use http::{Response, StatusCode};
 use tokio::net::TcpStream;
 
-use crate::accept::{Connection, FIRST_REQUEST, Purpose, closing};
+use crate::accept::{Connection, FIRST_REQUEST, Purpose};
 use crate::body::Body;
 use crate::config::Destination;
-use crate::exchange::UNPROCESSED;
+use crate::drain::Phase;
 use crate::http1::server::{self, Ended, Next};
 use crate::inbound::{ToProbe, Unprocessed};
 use crate::opaque::{self, Side};
+use crate::said::UNPROCESSED;
 
 /// Serves until the caller leaves, or is asked to.
 pub async fn serve(connection: Connection, stream: TcpStream, first: Bytes) {
@@ -25,12 +27,19 @@ pub async fn serve(connection: Connection, stream: TcpStream, first: Bytes) {
     let drain = &connection.proxy.drain;
     let must_leave = || drain.phase() >= connection.leaves_in();
     let mut grace = FIRST_REQUEST;
+    let mut closing = pin!(drain.reached(Phase::Closing)); // One for all requests: each would get in line anew.
     loop {
         // Between two requests we may leave.
+        let leave = async {
+            if drain.phase() < Phase::Closing {
+                closing.as_mut().await;
+            }
+            tokio::time::sleep(grace).await;
+        };
         let next = tokio::select! {
             biased;
             next = caller.next_request() => next,
-            () = closing(drain, grace), if caller.is_idle() => return,
+            () = leave, if caller.is_idle() => return,
         };
         grace = Duration::ZERO;
         let request = match next {

@@ -18,9 +18,10 @@ use tokio::net::TcpStream;
 
 use crate::accept::Connection;
 use crate::body::Body;
-use crate::exchange::{is_grpc, own_answer};
+use crate::exchange::own_answer;
 use crate::failure::{Failure, Kind};
 use crate::http1::head::fields;
+use crate::matcher::is_grpc;
 use crate::pool::http2::{HEADER_BYTES, SEND_BUFFER, STREAM_WINDOW};
 use crate::spawn;
 

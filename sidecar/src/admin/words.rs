@@ -90,7 +90,7 @@ pub fn matches(matcher: &RouteMatcher) -> Value {
     let mut shown = Map::new();
     shown.insert("path".to_owned(), json!({ "type": kind, "value": path }));
     let headers = matcher.headers.iter().map(|header| {
-        let mut condition = value(&header.name, &header.value);
+        let mut condition = value(&header.name.to_string(), &header.value);
         if header.invert {
             condition.insert("invert".to_owned(), true.into());
         }
@@ -237,7 +237,7 @@ mod tests {
         };
         assert_eq!(matches(&matcher), json!({"path": {"type": "PathPrefix", "value": "/v2"}}));
         let value = ValueMatcher::Regex(whole_regex("a|b").unwrap());
-        matcher.headers.push(HeaderMatcher { name: "x".to_owned(), value, invert: false });
+        matcher.headers.push(HeaderMatcher { name: "x".parse().unwrap(), value, invert: false });
         let shown = matches(&matcher);
         assert_eq!(shown["headers"][0]["type"], "RegularExpression", "{shown}");
         assert_eq!(changes(&HeaderChanges::default()), Value::Null);

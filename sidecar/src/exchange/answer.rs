@@ -1,20 +1,10 @@
 //! Our own answers.
 
-use http::header::{self, HeaderMap, HeaderValue};
+use http::header::{self, HeaderValue};
 use http::{Response, StatusCode};
 
 use crate::body::Body;
 use crate::failure::{Failure, Kind};
-
-/// Whether this is gRPC, told by the content type.
-pub fn is_grpc(headers: &HeaderMap) -> bool {
-    headers.get(header::CONTENT_TYPE).is_some_and(|value| {
-        value
-            .as_bytes()
-            .strip_prefix(b"application/grpc")
-            .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
-    })
-}
 
 /// The answer that a failure calls for.
 pub fn own_answer(failure: &Failure, grpc: bool) -> Response<Body> {
@@ -77,16 +67,5 @@ mod tests {
         assert_eq!(answer.headers()["grpc-status"], "14");
         assert_eq!(answer.headers()["grpc-message"], "100 %25 full");
         assert_eq!(own_answer(&failure, false).status(), StatusCode::SERVICE_UNAVAILABLE);
-    }
-
-    #[test]
-    fn grpc_web_is_not_grpc() {
-        for (value, wanted) in
-            [("application/grpc", true), ("application/grpc+proto", true), ("application/grpc-web", false)]
-        {
-            let mut headers = HeaderMap::new();
-            headers.insert("content-type", HeaderValue::from_static(value));
-            assert_eq!(is_grpc(&headers), wanted, "{value}");
-        }
     }
 }

@@ -64,15 +64,17 @@ pub fn request_head(
     close: bool,
 ) {
     put(out, &[method.as_str().as_bytes(), b" ", target(uri).as_bytes(), b" HTTP/1.1\r\n"]);
-    if !headers.contains_key(header::HOST) {
-        // From HTTP/2 it comes as the authority; an HTTP/1.0 caller may have none, and then it is sent empty.
-        let authority = uri.authority().map_or("", |authority| authority.as_str());
-        put(out, &[b"host: ", authority.as_bytes(), b"\r\n"]);
+    // From HTTP/2 it comes as the authority.
+    let authority = uri.authority().filter(|_| !headers.contains_key(header::HOST));
+    if let Some(authority) = authority {
+        put(out, &[b"host: ", authority.as_str().as_bytes(), b"\r\n"]);
     }
-    let upgrade =
-        headers.contains_key(header::UPGRADE) && matches!(framing, Framing::None | Framing::Length(0));
-    let te = headers.get(header::TE).is_some_and(|value| value == "trailers");
-    match (close, upgrade, te) {
+    let upgrade = !close && matches!(framing, Framing::None | Framing::Length(0));
+    let written = fields(out, headers, framing, Keep { upgrade, te: true, length: false });
+    if authority.is_none() && !written.host {
+        put(out, &[b"host: \r\n"]); // An HTTP/1.0 caller may have none.
+    }
+    match (close, written.upgrade, written.te) {
         (false, false, false) => {}
         (true, _, false) => put(out, &[b"connection: close\r\n"]),
         (true, _, true) => put(out, &[b"connection: close, te\r\n"]),
@@ -80,8 +82,7 @@ pub fn request_head(
         (false, true, true) => put(out, &[b"connection: upgrade, te\r\n"]),
         (false, false, true) => put(out, &[b"connection: te\r\n"]),
     }
-    let keep = Keep { upgrade: upgrade && !close, te, length: false };
-    fields(out, headers, framing, keep);
+    end(out, framing);
 }
 
 /// Origin form or `*`. A URI that came from HTTP/2 has scheme and authority besides.
@@ -123,26 +124,39 @@ pub fn response_head(
     // The length of what a GET would have given stays in the answer to HEAD, and in a 304.
     let length = !status.is_informational() && status != StatusCode::NO_CONTENT;
     fields(out, headers, framing, Keep { upgrade, te: false, length });
+    end(out, framing);
 }
 
 /// Which of the fields that are ours to write may come from the map.
 #[derive(Clone, Copy)]
 struct Keep {
     upgrade: bool,
+    /// `te: trailers`.
     te: bool,
     /// `content-length`, where the message has no body.
     length: bool,
 }
 
-fn fields(out: &mut BytesMut, headers: &HeaderMap, framing: Framing, keep: Keep) {
+/// What was among the fields.
+#[derive(Default)]
+struct Written {
+    host: bool,
+    upgrade: bool,
+    te: bool,
+}
+
+fn fields(out: &mut BytesMut, headers: &HeaderMap, framing: Framing, keep: Keep) -> Written {
+    let mut written = Written::default();
     let mut framed = false;
     for (name, value) in headers {
         match name.as_str() {
             "connection" | "keep-alive" | "proxy-connection" | "transfer-encoding" | "http2-settings" => {
                 continue;
             }
-            "upgrade" if !keep.upgrade => continue,
-            "te" if !keep.te => continue,
+            "host" => written.host = true,
+            "upgrade" if keep.upgrade => written.upgrade = true,
+            "te" if keep.te && value == "trailers" => written.te = true,
+            "upgrade" | "te" => continue,
             "content-length" => {
                 let as_it_is =
                     framing == Framing::None && keep.length && fields::decimal(value.as_bytes()).is_some();
@@ -155,6 +169,11 @@ fn fields(out: &mut BytesMut, headers: &HeaderMap, framing: Framing, keep: Keep)
         }
         put(out, &[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"]);
     }
+    written
+}
+
+/// How the body is delimited, and the empty line.
+fn end(out: &mut BytesMut, framing: Framing) {
     match framing {
         Framing::Length(length) => {
             put(out, &[b"content-length: ", itoa::Buffer::new().format(length).as_bytes(), b"\r\n\r\n"]);

@@ -10,14 +10,16 @@ use http::{Request, Response, StatusCode};
 use crate::body::Body;
 use crate::cluster::{Outcome, Picked};
 use crate::exchange::watched::{Held, Times, Verdict};
-use crate::exchange::{Exchange, UNPROCESSED, grpc_status, is_grpc};
+use crate::exchange::{Exchange, grpc_status};
 use crate::failure::{Failure, Kind};
 use crate::http1::client;
+use crate::matcher::is_grpc;
 use crate::outbound::Sending;
 use crate::outbound::upload::Upload;
 use crate::pool::admission::Want;
 use crate::pool::{Asker, Http1, Lease, Stream, http2};
-use crate::retry::Ended;
+use crate::retry::{Ended, RetryPolicy};
+use crate::said::UNPROCESSED;
 
 /// How often a kept connection may turn out to be closed, before a byte was written, until that counts as the
 /// end of the attempt.
@@ -196,15 +198,16 @@ impl<'a> Attempt<'a> {
 
 impl Answered {
     /// As a retry policy sees it.
-    pub fn ended(&self) -> Ended<'_> {
-        Ended::Answered(self.response.status(), grpc_status(self.response.headers()))
+    pub fn ended(&self, policy: &RetryPolicy) -> Ended<'_> {
+        let grpc = if policy.grpc_codes.is_empty() { None } else { grpc_status(self.response.headers()) };
+        Ended::Answered(self.response.status(), grpc)
     }
 
     /// What is known of the endpoint already is told to outlier detection.
     pub fn settle(&mut self, now: Instant) {
         let Some((picked, verdict)) = &mut self.held.picked else { return };
         let Some(Verdict { status, grpc }) = *verdict else { return };
-        let code = grpc_status(self.response.headers()).filter(|_| grpc);
+        let code = if grpc { grpc_status(self.response.headers()) } else { None };
         if status.is_server_error() || code.is_some() {
             *verdict = None;
             picked.record(now, code.map_or(Outcome::Status(status), Outcome::Grpc));

@@ -7,21 +7,11 @@ use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{StatusCode, Uri, Version};
 
-use crate::exchange::{TARGET, UNPROCESSED};
 use crate::failure::{Failure, Kind};
 use crate::http1::Informational;
 
 /// `grpc-timeout`: up to eight digits and a unit.
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
-
-/// Says what was resolved, in place of whatever the application says; what only sidecars say goes.
-pub fn name_target(headers: &mut HeaderMap, target: Option<&HeaderValue>) {
-    headers.remove(UNPROCESSED);
-    match target {
-        Some(target) => _ = headers.insert(TARGET, target.clone()),
-        None => _ = headers.remove(TARGET),
-    }
-}
 
 /// For an endpoint that speaks HTTP/1.1.
 pub fn for_http1(parts: &mut Parts) {

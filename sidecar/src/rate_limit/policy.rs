@@ -18,7 +18,7 @@ use super::settings::{
     InboundSettings, KeySettings, LimitSettings, MatchSettings, PolicySettings, ResponseSettings,
     ValueSettings,
 };
-use crate::matcher::{HeaderMatcher, PathMatcher, QueryMatcher, RouteMatcher, ValueMatcher};
+use crate::matcher::{HeaderMatcher, HeaderOf, PathMatcher, QueryMatcher, RouteMatcher, ValueMatcher};
 use crate::matcher::{joined, query_value, whole_regex};
 
 /// A limit that cannot be used, with the reason.
@@ -233,7 +233,7 @@ impl LiveLimit {
             return 0;
         }
         self.hasher.hash(self.key.iter().map(|part| match part {
-            KeyPart::Header(name) => joined(&request.headers, name.as_str()),
+            KeyPart::Header(name) => joined(&request.headers, name),
             KeyPart::QueryParam(name) => {
                 query_value(request, name).map(|value| Cow::Borrowed(value.as_bytes()))
             }
@@ -309,14 +309,15 @@ fn compile_match(settings: &MatchSettings) -> Result<RouteMatcher, String> {
     };
     let method = settings.method.iter().map(|method| {
         Ok(HeaderMatcher {
-            name: ":method".to_owned(),
+            name: HeaderOf::Method,
             value: ValueMatcher::Exact(method.clone()),
             invert: false,
         })
     });
     let headers = settings.headers.iter().map(|header| {
         let value = compile_value(header)?;
-        Ok(HeaderMatcher { name: header.name.to_ascii_lowercase(), value, invert: false })
+        let name = header.name.parse().map_err(|_| format!("no header name: {:?}", header.name))?;
+        Ok(HeaderMatcher { name, value, invert: false })
     });
     let query = settings
         .query_params

@@ -32,6 +32,7 @@ fn rule(name: &str, path: PathMatcher, action: Action) -> Route {
         retry: RetryPolicy::never(),
         request_headers: HeaderChanges::default(),
         response_headers: HeaderChanges::default(),
+        handles: std::sync::OnceLock::new(),
     }
 }
 

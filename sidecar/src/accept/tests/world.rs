@@ -198,6 +198,7 @@ pub fn route() -> Route {
         retry: retry(),
         request_headers: HeaderChanges::default(),
         response_headers: HeaderChanges::default(),
+        handles: std::sync::OnceLock::new(),
     }
 }
 

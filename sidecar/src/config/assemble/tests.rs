@@ -52,6 +52,7 @@ fn table(name: &str, clusters: &[&str]) -> Arc<RouteTable> {
         retry: RetryPolicy::never(),
         request_headers: HeaderChanges::default(),
         response_headers: HeaderChanges::default(),
+        handles: std::sync::OnceLock::new(),
     };
     let host = VirtualHost { domains: vec!["*".to_owned()], routes: vec![route] };
     let clusters = clusters.iter().map(|name| Arc::from(*name)).collect();

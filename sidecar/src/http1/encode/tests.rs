@@ -35,7 +35,7 @@ fn the_length_is_that_of_the_body_whatever_a_field_says() {
 #[test]
 fn what_came_from_http_2_gets_a_host_and_an_origin_form() {
     let head = request(&Method::GET, "http://shop:80/a?b", &[("te", "trailers")], &Body::Empty);
-    assert_eq!(head, "GET /a?b HTTP/1.1\r\nhost: shop:80\r\nconnection: te\r\nte: trailers\r\n\r\n");
+    assert_eq!(head, "GET /a?b HTTP/1.1\r\nhost: shop:80\r\nte: trailers\r\nconnection: te\r\n\r\n");
     let head = request(&Method::OPTIONS, "*", &[("host", "a")], &Body::Empty);
     assert_eq!(head, "OPTIONS * HTTP/1.1\r\nhost: a\r\n\r\n");
 }

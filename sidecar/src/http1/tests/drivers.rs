@@ -96,7 +96,7 @@ async fn trailers_go_both_ways_announced_or_not() {
         ))
         .await;
     let mut upstream = backend.accept().await;
-    let head = "POST / HTTP/1.1\r\nconnection: te\r\nhost: shop\r\nte: trailers\r\ntransfer-encoding: chunked\r\n\r\n";
+    let head = "POST / HTTP/1.1\r\nhost: shop\r\nte: trailers\r\nconnection: te\r\ntransfer-encoding: chunked\r\n\r\n";
     upstream.expect(format!("{head}{body}")).await;
     let answer =
         "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\ngrpc-status: 0\r\n\r\n";
@@ -351,7 +351,7 @@ async fn an_upgrade_hands_over_both_connections_with_what_came_early() {
         .await;
     let mut upstream = backend.accept().await;
     upstream
-        .expect("GET /chat HTTP/1.1\r\nconnection: upgrade\r\nhost: shop\r\nupgrade: websocket\r\n\r\n")
+        .expect("GET /chat HTTP/1.1\r\nhost: shop\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n")
         .await;
     let answer = "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: WebSocket\r\nX-A: 1\r\n\r\nfirst";
     upstream.send(answer).await;
@@ -372,7 +372,7 @@ async fn an_upgrade_that_is_declined_is_an_ordinary_answer() {
         .await;
     let mut upstream = backend.accept().await;
     upstream
-        .expect("GET / HTTP/1.1\r\nconnection: upgrade\r\nhost: shop\r\nupgrade: websocket\r\n\r\n")
+        .expect("GET / HTTP/1.1\r\nhost: shop\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n")
         .await;
     upstream.send(OK).await;
     caller.expect(OK).await;

@@ -20,7 +20,7 @@ mod matcher;
 mod regexes;
 mod retry;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use envoy_types::pb::envoy::config::route::v3::route_action::RequestMirrorPolicy;
@@ -223,6 +223,7 @@ fn one_route(
         retry,
         request_headers: changes(request, inherited.request_headers, "request headers")?,
         response_headers: changes(response, inherited.response_headers, "response headers")?,
+        handles: OnceLock::new(),
     }))
 }
 

@@ -11,7 +11,6 @@ use envoy_types::pb::envoy::config::route::v3::{
 };
 use envoy_types::pb::envoy::r#type::matcher::v3::{StringMatcher, string_matcher::MatchPattern};
 use envoy_types::pb::envoy::r#type::v3::fractional_percent::DenominatorType;
-use http::HeaderName;
 
 use super::first_lack;
 use super::regexes::Regexes;
@@ -90,11 +89,8 @@ fn header(header: &EnvoyHeader, regexes: &mut Regexes) -> Result<HeaderMatcher, 
             "a missing header matches nothing",
         ));
     }
-    let name = header.name.to_ascii_lowercase();
-    let known_pseudo = [":method", ":path", ":authority", ":scheme"].contains(&name.as_str());
-    if !known_pseudo && HeaderName::from_bytes(name.as_bytes()).is_err() {
-        return Err(Rejection::new("that is no name of a header"));
-    }
+    let name = header.name.to_ascii_lowercase().parse();
+    let name = name.map_err(|_| Rejection::new("that is no name of a header"))?;
     let value = match header.header_match_specifier.as_ref() {
         None => ValueMatcher::Present(true),
         Some(HeaderMatchSpecifier::PresentMatch(present)) => ValueMatcher::Present(*present),
