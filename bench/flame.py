@@ -38,7 +38,7 @@ LIBRARY = [
 # Source files, of the innermost frame that is in one of them.
 DATA_PATH = [
     ("codec", r"sidecar/src/(http1|body|buffers)|/httparse-|/memchr-"),
-    ("routing, retries, deadlines across hops", r"sidecar/src/(route|matcher|retry|hops|config|outbound/hop)"),
+    ("routing, retries, deadlines across hops", r"sidecar/src/(route|matcher|retry|hops|said|config|outbound/hop)"),
     ("balancing, ejection, connection limits", r"sidecar/src/(cluster|pool)"),
     ("metrics, access log", r"sidecar/src/(metrics|access_log)"),
     ("rate limits", r"sidecar/src/rate_limit"),

@@ -106,7 +106,7 @@ def overload(res):
 def caption(res):
     m = res["machine"]
     return (f"{res['date']}, {m['cores']} CPUs ({m['cpu']}), Linux {m['kernel']}; {res['args']['reps']} interleaved repetitions of "
-            f"{res['args']['dur']:g} s, one worker on a CPU of its own, all policies on; medians, in brackets the paired ratio to Envoy.")
+            f"{res['args']['dur']:g} s, of Envoy and Fairlead in HTTP/1.1 three times as many, one worker on a CPU of its own, all policies on; medians, in brackets the paired ratio to Envoy.")
 
 
 def chart(res):
