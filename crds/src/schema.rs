@@ -73,7 +73,12 @@ pub fn hostname(_: &mut SchemaGenerator) -> Schema {
 
 /// The name of a header to compare with.
 pub fn header_name(_: &mut SchemaGenerator) -> Schema {
-    text(1, TOKEN_MAX, None, &[(&is_header_name("self"), HEADER_NAME_MESSAGE)])
+    text(
+        1,
+        TOKEN_MAX,
+        None,
+        &[(&is_header_name("self"), HEADER_NAME_MESSAGE), (&is_not_ours("self"), NOT_OURS_MESSAGE)],
+    )
 }
 
 /// The name of a header to change: not one that frames the message or is Fairlead's own.
@@ -99,6 +104,15 @@ pub fn is_header_name(field: &str) -> String {
 /// What [`is_header_name`] asks for.
 pub const HEADER_NAME_MESSAGE: &str =
     "a header name has letters, digits and - _ . ! # $ % & * + ^ ` | ~ only: no colon, no space";
+
+/// What sidecars say to each other never reaches a rule: CEL for one that is compared.
+pub fn is_not_ours(field: &str) -> String {
+    format!("!{field}.lowerAscii().startsWith('x-fairlead-')")
+}
+
+/// What [`is_not_ours`] asks for.
+pub const NOT_OURS_MESSAGE: &str =
+    "headers that begin with x-fairlead- are what sidecars say to each other: name another header";
 
 /// The authority has a filter of its own.
 const NOT_HOST: (&str, &str) =

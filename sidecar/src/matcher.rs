@@ -224,7 +224,8 @@ impl FromStr for HeaderOf {
 
     /// By its name in any case.
     fn from_str(name: &str) -> Result<Self, Self::Err> {
-        Ok(match name {
+        let name = name.to_ascii_lowercase();
+        Ok(match name.as_str() {
             ":method" => Self::Method,
             ":path" => Self::Path,
             ":authority" => Self::Authority,

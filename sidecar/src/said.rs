@@ -39,18 +39,20 @@ impl Said {
     /// Takes all of it out of `headers`. Most often there is nothing, and looking at the names that are there costs
     /// less than asking for each of ours.
     pub fn take(headers: &mut HeaderMap) -> Self {
-        let mut said = Self::default();
-        while let Some(name) = headers.keys().find(|name| name.as_str().starts_with(PREFIX)).cloned() {
-            let value = headers.remove(&name);
-            let known = [
-                (TARGET, &mut said.target),
-                (DEADLINE, &mut said.deadline),
-                (ATTEMPT, &mut said.attempt),
-                (NO_RETRY, &mut said.no_retry),
-            ];
-            if let Some((_, slot)) = known.into_iter().find(|(known, _)| *known == name) {
-                *slot = value;
-            }
+        let is_ours = |name: &&HeaderName| name.as_str().starts_with(PREFIX);
+        if !headers.keys().any(|name| is_ours(&name)) {
+            return Self::default();
+        }
+        let said = Self {
+            target: headers.remove(TARGET),
+            deadline: headers.remove(DEADLINE),
+            attempt: headers.remove(ATTEMPT),
+            no_retry: headers.remove(NO_RETRY),
+        };
+        headers.remove(UNPROCESSED);
+        let unknown: Vec<HeaderName> = headers.keys().filter(is_ours).cloned().collect();
+        for name in unknown {
+            headers.remove(name);
         }
         said
     }

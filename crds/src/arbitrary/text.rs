@@ -39,7 +39,7 @@ pub fn hostname() -> impl Strategy<Value = String> {
 /// The name of any header.
 pub fn header_name() -> impl Strategy<Value = String> {
     prop_oneof![
-        select(&["host", "Cookie", "TE", "x-user", "X-Fairlead-Target"][..]).prop_map(str::to_owned),
+        select(&["host", "Cookie", "TE", "x-user", "X-Fairleader"][..]).prop_map(str::to_owned),
         token()
     ]
 }

@@ -12,7 +12,7 @@
 //! filters and balancers that would be refused where they are switched on), `virtual_clusters`,
 //! `decorator`, `tracing`, `stat_prefix`, buffer limits, attempt counts in headers, `flush_timeout`,
 //! `early_data_policy`, `upgrade_configs` other than CONNECT (upgrades are always carried), the deprecated
-//! gRPC timeout fields (`grpc-timeout` is honoured as it is).
+//! gRPC timeout fields (`grpc-timeout` of a gRPC call is honoured as it is).
 
 mod action;
 mod headers;

@@ -89,7 +89,7 @@ fn header(header: &EnvoyHeader, regexes: &mut Regexes) -> Result<HeaderMatcher, 
             "a missing header matches nothing",
         ));
     }
-    let name = header.name.to_ascii_lowercase().parse();
+    let name = header.name.parse();
     let name = name.map_err(|_| Rejection::new("that is no name of a header"))?;
     let value = match header.header_match_specifier.as_ref() {
         None => ValueMatcher::Present(true),
