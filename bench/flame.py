@@ -19,8 +19,8 @@ BEGIN, END = "<!-- make profile writes what follows -->", "<!-- make profile wro
 
 # Where a stack is in the kernel: the first of these that is in it. Loopback delivers in the writer's call.
 KERNEL = [
-    ("kernel: write, and loopback's delivery", r"__x64_sys_(write|writev|sendto|sendmsg)$"),
-    ("kernel: read", r"__x64_sys_(read|readv|recvfrom|recvmsg)$"),
+    ("kernel: write, and loopback's delivery", r"(__x64_sys_(write|writev|sendto|sendmsg)|do_writev|ksys_write)$"),
+    ("kernel: read", r"(__x64_sys_(read|readv|recvfrom|recvmsg)|do_readv|ksys_read)$"),
     ("kernel: wait for events", r"__x64_sys_epoll_(wait|pwait|pwait2)$"),
     ("kernel: files", r"__x64_sys_(openat|newfstatat|statx|stat|getdents64|close|inotify_add_watch|lseek)$"),
     ("kernel: other threads", r"__x64_sys_futex$"),
