@@ -11,11 +11,13 @@
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
+
+use crate::said::Said;
 
 /// The content of a request or a response.
 #[derive(Default)]
@@ -84,7 +86,24 @@ impl http_body::Body for Body {
                 let Self::Bytes(bytes) = std::mem::take(body) else { return Poll::Ready(None) };
                 Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))))
             }
-            Self::Http2(incoming) => Pin::new(incoming).poll_frame(context).map_err(Error::Http2),
+            body @ Self::Http2(_) => {
+                let Self::Http2(incoming) = body else { return Poll::Ready(None) };
+                match ready!(Pin::new(&mut *incoming).poll_frame(context)) {
+                    Some(Ok(mut frame)) => {
+                        if let Some(trailers) = frame.trailers_mut() {
+                            Said::take(trailers);
+                            *body = Self::Empty;
+                        }
+                        Poll::Ready(Some(Ok(frame)))
+                    }
+                    Some(Err(error)) => Poll::Ready(Some(Err(Error::Http2(error)))),
+                    None if incoming.is_end_stream() || incoming.size_hint().exact() == Some(0) => {
+                        Poll::Ready(None)
+                    }
+                    // To hyper a reset without an error (NO_ERROR) is an end like any other.
+                    None => Poll::Ready(Some(Err(Error::Incomplete))),
+                }
+            }
             Self::Source(source) => source.as_mut().poll_frame(context),
         }
     }
@@ -148,7 +167,7 @@ impl std::fmt::Debug for Body {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The connection ended before the body did.
-    #[error("the connection ended in the middle of the body")]
+    #[error("the connection or the stream ended in the middle of the body")]
     Incomplete,
     /// The framing of the body is broken.
     #[error("malformed body: {0}")]

@@ -173,7 +173,7 @@ pub fn query_value<'r>(request: &'r Parts, name: &str) -> Option<&'r str> {
 }
 
 /// All values of a header, joined by a comma.
-pub fn joined<'r>(headers: &'r HeaderMap, name: &HeaderName) -> Option<Cow<'r, [u8]>> {
+fn joined<'r>(headers: &'r HeaderMap, name: &HeaderName) -> Option<Cow<'r, [u8]>> {
     let mut values = headers.get_all(name).iter();
     let first = values.next()?;
     let mut joined = Cow::Borrowed(first.as_bytes());
@@ -238,6 +238,20 @@ impl FromStr for HeaderOf {
     }
 }
 
+impl HeaderOf {
+    /// What the request has there; None: no such header.
+    pub fn value<'r>(&self, request: &'r Parts) -> Option<Cow<'r, [u8]>> {
+        let value = match self {
+            Self::Method => request.method.as_str(),
+            Self::Path => request.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str),
+            Self::Authority => authority(request),
+            Self::Scheme => request.uri.scheme_str().unwrap_or("http"),
+            Self::Named(name) => return joined(&request.headers, name),
+        };
+        Some(Cow::Borrowed(value.as_bytes()))
+    }
+}
+
 impl fmt::Display for HeaderOf {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -253,17 +267,7 @@ impl fmt::Display for HeaderOf {
 impl HeaderMatcher {
     /// Whether the request's header is as asked.
     pub fn matches(&self, request: &Parts) -> bool {
-        let value = match &self.name {
-            HeaderOf::Method => Some(Cow::Borrowed(request.method.as_str().as_bytes())),
-            HeaderOf::Path => {
-                let path = request.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
-                Some(Cow::Borrowed(path.as_bytes()))
-            }
-            HeaderOf::Authority => Some(Cow::Borrowed(authority(request).as_bytes())),
-            HeaderOf::Scheme => Some(Cow::Borrowed(request.uri.scheme_str().unwrap_or("http").as_bytes())),
-            HeaderOf::Named(name) => joined(&request.headers, name),
-        };
-        match (&self.value, value) {
+        match (&self.value, self.name.value(request)) {
             (ValueMatcher::Present(wanted), value) => (value.is_some() == *wanted) != self.invert,
             (_, None) => false,
             (matcher, Some(value)) => matcher.matches(&value) != self.invert,

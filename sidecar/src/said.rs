@@ -22,6 +22,11 @@ pub const UNPROCESSED: HeaderName = HeaderName::from_static("x-fairlead-unproces
 /// On an answer: a retry was spent on it further down, another one up here would multiply them.
 pub const NO_RETRY: HeaderName = HeaderName::from_static("x-fairlead-no-retry");
 
+/// Whether a header is ours.
+pub fn is_ours(name: &HeaderName) -> bool {
+    name.as_str().starts_with(PREFIX)
+}
+
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Said {
@@ -39,8 +44,7 @@ impl Said {
     /// Takes all of it out of `headers`. Most often there is nothing, and looking at the names that are there costs
     /// less than asking for each of ours.
     pub fn take(headers: &mut HeaderMap) -> Self {
-        let is_ours = |name: &&HeaderName| name.as_str().starts_with(PREFIX);
-        if !headers.keys().any(|name| is_ours(&name)) {
+        if !headers.keys().any(is_ours) {
             return Self::default();
         }
         let said = Self {
@@ -50,7 +54,7 @@ impl Said {
             no_retry: headers.remove(NO_RETRY),
         };
         headers.remove(UNPROCESSED);
-        let unknown: Vec<HeaderName> = headers.keys().filter(is_ours).cloned().collect();
+        let unknown: Vec<HeaderName> = headers.keys().filter(|name| is_ours(name)).cloned().collect();
         for name in unknown {
             headers.remove(name);
         }

@@ -39,7 +39,12 @@ pub async fn serve(connection: Connection, stream: TcpStream, first: Bytes) {
         let next = tokio::select! {
             biased;
             next = caller.next_request() => next,
-            () = leave, if caller.is_idle() => return,
+            () = leave, if caller.is_idle() => {
+                if caller.is_idle() {
+                    return;
+                }
+                continue; // A head has begun meanwhile.
+            }
         };
         grace = Duration::ZERO;
         let request = match next {

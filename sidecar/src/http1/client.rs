@@ -35,6 +35,7 @@ use crate::http1::encode::{self, Encoder, Out};
 use crate::http1::head::{self, Framing, ResponseHead, Scan, fields};
 use crate::http1::informational::Informational;
 use crate::http1::upgrade::{Io, UpstreamIo};
+use crate::said::Said;
 
 use answer::Answer;
 
@@ -68,7 +69,7 @@ enum Upload {
     /// All of it is written.
     Done,
     /// Head, body or both are still to be written.
-    Going { body: Body, encoder: Encoder, ended: bool },
+    Going { body: Body, encoder: Encoder, ended: bool, started: bool },
     /// The upstream takes no more; it may still answer.
     Refused(io::Error),
     /// The request's body broke off.
@@ -139,8 +140,10 @@ impl Connection {
         let inner = &mut *self.0;
         inner.keep_alive = keep_alive && !inner.last;
         inner.decoder = Decoder::new(framing);
-        let goes_on =
-            inner.keep_alive && !response.status().is_client_error() && !response.status().is_server_error();
+        // A caller that was not told to go on may never send the content (RFC 9110, 10.1.1).
+        let waits = asked.expects && matches!(inner.upload, Upload::Going { started: false, .. });
+        let failed = response.status().is_client_error() || response.status().is_server_error();
+        let goes_on = inner.keep_alive && !failed && !waits;
         if !goes_on {
             inner.keep_alive &= inner.upload.is_done();
         }
@@ -227,6 +230,8 @@ struct Asked {
     informational: Option<Informational>,
     /// The protocols of `Upgrade`.
     upgrade: Option<Bytes>,
+    /// `Expect: 100-continue`.
+    expects: bool,
 }
 
 /// Why there is no head.
@@ -246,10 +251,11 @@ impl Inner {
             informational: parts.extensions.get::<Informational>().cloned(),
             upgrade: parts.headers.get(header::UPGRADE).map(|value| Bytes::copy_from_slice(value.as_bytes())),
             method: parts.method.clone(),
+            expects: !body.is_end_stream() && parts.headers.contains_key(header::EXPECT),
         };
         encode::request_head(self.out.head(), &asked.method, &parts.uri, &parts.headers, framing, self.last);
         let ended = body.is_end_stream();
-        self.upload = Upload::Going { body, encoder: Encoder::new(framing), ended };
+        self.upload = Upload::Going { body, encoder: Encoder::new(framing), ended, started: false };
         self.requests += 1;
         self.written = false;
         asked
@@ -257,11 +263,12 @@ impl Inner {
 
     /// Carries on the upload as far as it goes now.
     fn poll_upload(&mut self, context: &mut Context<'_>) {
-        let Upload::Going { body, encoder, ended } = &mut self.upload else { return };
+        let Upload::Going { body, encoder, ended, started } = &mut self.upload else { return };
         loop {
             while !*ended && !self.out.is_full() {
                 let put = match Pin::new(&mut *body).poll_frame(context) {
                     Poll::Ready(Some(Ok(frame))) => {
+                        *started = true;
                         let put = encoder.frame(&mut self.out, frame);
                         *ended = body.is_end_stream();
                         put
@@ -316,7 +323,8 @@ impl Inner {
         loop {
             match head::response(&mut self.buffer, &mut self.scan, &self.limits, &asked.method) {
                 Ok(Some(head)) if is_interim(head.response.status()) => {
-                    let (parts, _) = head.response.into_parts();
+                    let (mut parts, _) = head.response.into_parts();
+                    Said::take(&mut parts.headers);
                     if let Some(caller) = &asked.informational {
                         caller.send(parts.status, &parts.headers);
                     }

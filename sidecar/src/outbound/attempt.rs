@@ -199,8 +199,9 @@ impl<'a> Attempt<'a> {
 impl Answered {
     /// As a retry policy sees it.
     pub fn ended(&self, policy: &RetryPolicy) -> Ended<'_> {
-        let grpc = if policy.grpc_codes.is_empty() { None } else { grpc_status(self.response.headers()) };
-        Ended::Answered(self.response.status(), grpc)
+        let headers = self.response.headers();
+        let grpc = !policy.grpc_codes.is_empty() && is_grpc(headers);
+        Ended::Answered(self.response.status(), if grpc { grpc_status(headers) } else { None })
     }
 
     /// What is known of the endpoint already is told to outlier detection.

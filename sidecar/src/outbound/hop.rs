@@ -72,7 +72,7 @@ pub fn for_http2(parts: &mut Parts) -> Result<(), Failure> {
 pub fn grpc_deadline(parts: &Parts, started: Instant) -> Option<Instant> {
     let value = parts.headers.get(GRPC_TIMEOUT)?.to_str().ok()?;
     let (digits, unit) = value.split_at_checked(value.len().checked_sub(1)?)?;
-    if digits.is_empty() || digits.len() > 8 {
+    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
     }
     let number = digits.parse::<u64>().ok()?;
@@ -126,6 +126,7 @@ mod tests {
             ("99999999H", Some(Duration::from_secs(99_999_999 * 3600))),
             ("100000000S", None),
             ("S", None),
+            ("+5S", None),
             ("1s", None),
             ("", None),
         ] {

@@ -19,7 +19,7 @@ use super::settings::{
     ValueSettings,
 };
 use crate::matcher::{HeaderMatcher, HeaderOf, PathMatcher, QueryMatcher, RouteMatcher, ValueMatcher};
-use crate::matcher::{joined, query_value, whole_regex};
+use crate::matcher::{query_value, whole_regex};
 
 /// A limit that cannot be used, with the reason.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -113,7 +113,7 @@ pub(super) type Identity = (Arc<str>, Arc<str>, Arc<str>);
 /// What a bucket is chosen by.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum KeyPart {
-    Header(HeaderName),
+    Header(HeaderOf),
     QueryParam(String),
     Path,
     Method,
@@ -233,7 +233,7 @@ impl LiveLimit {
             return 0;
         }
         self.hasher.hash(self.key.iter().map(|part| match part {
-            KeyPart::Header(name) => joined(&request.headers, name),
+            KeyPart::Header(name) => name.value(request),
             KeyPart::QueryParam(name) => {
                 query_value(request, name).map(|value| Cow::Borrowed(value.as_bytes()))
             }

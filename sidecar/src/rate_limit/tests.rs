@@ -301,6 +301,10 @@ fn every_kind_of_key_parts_the_requests() {
     assert!(admitted(&header, now, None, &get(&[("x-user", "")])));
     assert!(admitted(&header, now, None, &get(&[])), "those without share a bucket of their own");
     assert!(!admitted(&header, now, None, &get(&[])));
+    let host = keyed("Header", Some("Host"));
+    assert!(admitted(&host, now, None, &request("GET", "http://a/", &[])), "HTTP/2 has it in its target");
+    assert!(!admitted(&host, now, None, &request("GET", "/", &[("host", "a")])));
+    assert!(admitted(&host, now, None, &request("GET", "http://b/", &[])));
     let query = keyed("QueryParam", Some("u"));
     assert!(admitted(&query, now, None, &request("GET", "/?u=1", &[])));
     assert!(!admitted(&query, now, None, &request("GET", "/x?u=1&u=2", &[])));

@@ -176,6 +176,27 @@ async fn an_early_answer_ends_the_upload() {
 }
 
 #[tokio::test]
+async fn who_was_not_told_to_go_on_has_the_whole_answer() {
+    let (backend, _) = backend(|mut stream| async move {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            stream.read_buf(&mut head).await.unwrap();
+        }
+        let answer = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n";
+        stream.write_all(answer).await.unwrap();
+        let _ = stream.read_to_end(&mut Vec::new()).await;
+    })
+    .await;
+    let world = World::new(&[backend]).start().await;
+    let mut caller = TcpStream::connect(world.address).await.unwrap();
+    let head = "POST / HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 5\r\n\r\n";
+    caller.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    soon(caller.read_to_string(&mut answer)).await.unwrap();
+    assert!(answer.ends_with("2\r\nok\r\n0\r\n\r\n"), "{answer}");
+}
+
+#[tokio::test]
 async fn closing_ends_idle_connections_and_waits_for_busy_ones() {
     let (sender, gate) = tokio::sync::watch::channel(false);
     let (backend, _) = backend(move |mut stream| {
@@ -200,6 +221,34 @@ async fn closing_ends_idle_connections_and_waits_for_busy_ones() {
     assert!(answer.contains("connection: close\r\n") && answer.ends_with("done"), "{answer}");
     drop(busy);
     soon(world.proxy.drain.empty()).await;
+}
+
+#[tokio::test]
+async fn closing_waits_for_a_head_that_has_begun() {
+    let (backend, _) = http1(|_| ok("done")).await;
+    let world = World::new(&[backend]).start().await;
+    let mut caller = TcpStream::connect(world.address).await.unwrap();
+    let idle_again = get("/");
+    caller.write_all(idle_again.as_bytes()).await.unwrap();
+    soon(read_message(&mut caller)).await.unwrap();
+    let (begin, rest) = idle_again.split_at(9);
+    caller.write_all(begin.as_bytes()).await.unwrap();
+    // What was written before is read when a later connection has its answer: one thread serves both.
+    let later = call(world.address, &get("/")).await;
+    assert!(later.ends_with("done"), "{later}");
+    world.proxy.drain.advance(Phase::Closing);
+    let still_there = soon(call_closes(&mut caller, rest)).await;
+    assert!(still_there.contains("connection: close\r\n") && still_there.ends_with("done"), "{still_there}");
+    soon(world.proxy.drain.empty()).await;
+}
+
+/// Lets whoever is to be closed be closed, then sends the rest and reads what comes.
+async fn call_closes(caller: &mut TcpStream, rest: &str) -> String {
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    caller.write_all(rest.as_bytes()).await.unwrap();
+    read_message(caller).await.unwrap()
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::http2::SendRequest;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::cluster::UpstreamProtocol;
@@ -159,6 +160,74 @@ async fn a_refused_stream_is_tried_elsewhere() {
         assert!(response.headers().get("grpc-status").is_none());
     }
     assert_eq!(world.cluster.ejected(), 1, "no connection to the application: it counts");
+}
+
+/// A frame of HTTP/2 on stream 1, or on none for SETTINGS.
+fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
+    let length = u8::try_from(payload.len()).unwrap();
+    let stream = u8::from(kind != 4);
+    [&[0, 0, length, kind, flags, 0, 0, 0, stream], payload].concat()
+}
+
+#[tokio::test]
+async fn an_answer_that_is_reset_without_an_error_is_not_complete() {
+    // By hand, for h2 takes back what waits when it resets. 200, and once the length, which says that this is all.
+    for (head, complete) in [(&b"\x88"[..], false), (b"\x88\x0f\x0d\x014", true)] {
+        let answer = [frame(1, 4, head), frame(0, 0, b"half"), frame(3, 0, &[0; 4])].concat();
+        let (cuts, _) = backend(move |mut stream| {
+            let answer = answer.clone();
+            async move {
+                stream.write_all(&frame(4, 0, &[])).await.unwrap();
+                let mut all = Vec::new();
+                // The request's HEADERS, with END_STREAM and END_HEADERS, on stream 1.
+                while !all.windows(6).any(|bytes| bytes == [1, 5, 0, 0, 0, 1]) {
+                    assert!(stream.read_buf(&mut all).await.unwrap() > 0);
+                }
+                stream.write_all(&answer).await.unwrap();
+                let _ = stream.read_to_end(&mut all).await;
+            }
+        })
+        .await;
+        let mut world = World::new(&[cuts]);
+        world.upstream = UpstreamProtocol::Http2;
+        let world = world.start().await;
+        let mut caller = TcpStream::connect(world.address).await.unwrap();
+        let request = "GET / HTTP/1.1\r\nhost: reviews:9080\r\nconnection: close\r\n\r\n";
+        caller.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        let _ = soon(caller.read_to_string(&mut answer)).await;
+        let wanted = if complete { "\r\n\r\nhalf" } else { "\r\n4\r\nhalf\r\n" };
+        assert!(answer.ends_with(wanted), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_is_reset_without_an_error_is_not_complete() {
+    let (sender, mut seen) = tokio::sync::mpsc::unbounded_channel();
+    let (backend, _) = backend(move |mut stream| {
+        let sender = sender.clone();
+        async move {
+            let mut all = Vec::new();
+            while stream.read_buf(&mut all).await.is_ok_and(|read| read > 0) {
+                if all.ends_with(b"half\r\n") {
+                    sender.send(all.clone()).unwrap();
+                }
+            }
+            let _ = sender.send(all);
+        }
+    })
+    .await;
+    let world = World::new(&[backend]).start().await;
+    let stream = TcpStream::connect(world.address).await.unwrap();
+    let (mut caller, connection) = h2::client::handshake(stream).await.unwrap();
+    spawn::task(async { _ = connection.await });
+    let request = Request::post("http://reviews:9080/").body(()).unwrap();
+    let (_answer, mut body) = caller.send_request(request, false).unwrap();
+    body.send_data(Bytes::from_static(b"half"), false).unwrap();
+    soon(seen.recv()).await.unwrap();
+    body.send_reset(h2::Reason::NO_ERROR);
+    let all = soon(seen.recv()).await.unwrap();
+    assert!(all.ends_with(b"half\r\n"), "{}", String::from_utf8_lossy(&all));
 }
 
 #[tokio::test]

@@ -24,6 +24,24 @@ async fn a_failed_connect_is_tried_elsewhere_whatever_the_method() {
 }
 
 #[tokio::test]
+async fn a_grpc_status_of_what_is_not_grpc_sends_nothing_twice() {
+    for (kind, sent) in [("application/json", 1), ("application/grpc", 3)] {
+        let count = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&count);
+        let (backend, _) = http1(move |_| {
+            counted.fetch_add(1, Ordering::SeqCst);
+            format!("HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\ngrpc-status: 14\r\ncontent-length: 0\r\n\r\n")
+        })
+        .await;
+        let mut world = World::new(&[backend]);
+        world.route.retry.grpc_codes = vec![14];
+        let world = world.start().await;
+        call(world.address, &post("order")).await;
+        assert_eq!(count.load(Ordering::SeqCst), sent, "{kind}");
+    }
+}
+
+#[tokio::test]
 async fn a_remote_sidecar_without_application_is_a_failed_connect() {
     let unprocessed = "HTTP/1.1 503 Service Unavailable\r\nx-fairlead-unprocessed: connection refused\r\ncontent-length: 0\r\n\r\n";
     let (empty, _) = http1(|_| unprocessed.to_owned()).await;

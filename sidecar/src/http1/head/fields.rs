@@ -10,6 +10,7 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
 
 use super::Framing;
+use crate::said;
 
 /// Which message the fields belong to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -206,9 +207,10 @@ impl Rule {
 }
 
 /// Whether a field is for one hop only, or frames the message, or cannot come after it: what may neither be
-/// taken from the outside nor stand in trailers (RFC 9110, 6.5.1).
+/// taken from the outside nor stand in trailers (RFC 9110, 6.5.1). What sidecars say stands in heads.
 pub fn is_never_a_trailer(name: &HeaderName) -> bool {
     !matches!(Rule::of(name), Rule::Pass)
+        || said::is_ours(name)
         || matches!(
             name.as_str(),
             "trailer"
@@ -267,26 +269,26 @@ impl<'a> Connection<'a> {
 /// Fields that stay although `Connection` lists them. They are end-to-end by nature: listing one is a known
 /// way to make a proxy hide from the next hop who is calling, or what the content is.
 fn is_protected(name: &HeaderName) -> bool {
-    let name = name.as_str();
-    matches!(
-        name,
-        "authorization"
-            | "cache-control"
-            | "content-encoding"
-            | "content-range"
-            | "content-type"
-            | "cookie"
-            | "forwarded"
-            | "idempotency-key"
-            | "set-cookie"
-            | "traceparent"
-            | "trailer"
-            | "x-forwarded-for"
-            | "x-forwarded-host"
-            | "x-forwarded-proto"
-            | "x-real-ip"
-            | "x-request-id"
-    ) || name.starts_with("x-fairlead-")
+    said::is_ours(name)
+        || matches!(
+            name.as_str(),
+            "authorization"
+                | "cache-control"
+                | "content-encoding"
+                | "content-range"
+                | "content-type"
+                | "cookie"
+                | "forwarded"
+                | "idempotency-key"
+                | "set-cookie"
+                | "traceparent"
+                | "trailer"
+                | "x-forwarded-for"
+                | "x-forwarded-host"
+                | "x-forwarded-proto"
+                | "x-real-ip"
+                | "x-request-id"
+        )
 }
 
 /// The protocols of an `Upgrade` field that are not HTTP: an upgrade to h2c would carry requests past
