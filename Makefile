@@ -11,7 +11,7 @@ SHELL := bash
 export T KEEP NODES PROFILE CLUSTER_BACKEND QUICK SOURCE UPDATE
 
 help: ## this list
-	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' Makefile | awk -F '\t' '{printf "  make %-14s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' Makefile | awk -F '\t' '{printf "  make %-20s %s\n", $$1, $$2}'
 
 doctor: ## prints each missing thing with its install line
 	@dev/doctor

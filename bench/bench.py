@@ -39,7 +39,8 @@ FULL = 2000
 LIMITED = ("envoy", "fairlead")
 
 # Where what must hold is a few per cent away, the two that it is about and what they are measured against run three times as often.
-CLOSE, COMPARED = ("h1", "rate"), ("direct", "envoy", "fairlead")
+CLOSE = {"h1": ("direct", "envoy", "fairlead"), "rate": ("direct", "envoy", "fairlead"),
+         "big": ("envoy", "fairlead", "envoy-tcp", "fairlead-tcp")}
 
 
 # ---------------------------------------------------------------- candidates
@@ -335,7 +336,7 @@ def run(args):
             names = list(live)
             for rep in range(args.reps * 3 if scen in CLOSE else args.reps):
                 if rep == args.reps:
-                    names = [n for n in names if n in COMPARED]
+                    names = [n for n in names if n in CLOSE[scen]]
                 # Interleaved, and rotated so that no proxy always follows the same one.
                 for name in names[rep % len(names):] + names[:rep % len(names)]:
                     x, port = live[name]
