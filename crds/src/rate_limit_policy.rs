@@ -161,8 +161,8 @@ impl Algorithm {
     "(self.type in ['Header', 'QueryParam']) == has(self.name)",
     "a key of type Header or QueryParam needs name (which header or parameter), the other types take none"
 ))]
-#[x_kube(validation = key_header_name())]
-#[x_kube(validation = key_header_not_ours())]
+#[x_kube(validation = of_header(&schema::is_header_name("self.name"), schema::HEADER_NAME_MESSAGE))]
+#[x_kube(validation = of_header(&schema::is_not_ours("self.name"), schema::NOT_OURS_MESSAGE))]
 pub struct Key {
     /// Header: the value of a header. QueryParam: the value of a query parameter. Path: the path, without
     /// the query. Method: the method. SourceAddress: the caller's IP address. Requests without that header
@@ -175,18 +175,9 @@ pub struct Key {
     pub name: Option<String>,
 }
 
-/// The name of a header is one.
-fn key_header_name() -> Rule {
-    let is_name = schema::is_header_name("self.name");
-    Rule::new(format!("self.type != 'Header' || !has(self.name) || {is_name}"))
-        .message(schema::HEADER_NAME_MESSAGE)
-}
-
-/// No sidecar's word tells callers apart.
-fn key_header_not_ours() -> Rule {
-    let is_not_ours = schema::is_not_ours("self.name");
-    Rule::new(format!("self.type != 'Header' || !has(self.name) || {is_not_ours}"))
-        .message(schema::NOT_OURS_MESSAGE)
+/// What must hold for the name where it is that of a header.
+fn of_header(holds: &str, message: &str) -> Rule {
+    Rule::new(format!("self.type != 'Header' || !has(self.name) || {holds}")).message(message)
 }
 
 /// What callers are told apart by.

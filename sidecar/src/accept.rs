@@ -61,9 +61,9 @@ const SAID_AGAIN: Duration = Duration::from_secs(10);
 const FIRST_REQUEST: Duration = Duration::from_secs(1);
 
 /// Returns when a connection that carries nothing is to be closed.
-async fn closing(drain: &Drain, grace: Duration) {
+async fn closing(drain: &Drain) {
     drain.reached(Phase::Closing).await;
-    tokio::time::sleep(grace).await;
+    tokio::time::sleep(FIRST_REQUEST).await;
 }
 
 /// What a connection is for.
@@ -243,7 +243,7 @@ impl Connection {
         let detected = tokio::select! {
             biased;
             detected = detector.read_in_time(&stream, self.proxy.http1.head_timeout) => detected,
-            () = closing(&self.proxy.drain, FIRST_REQUEST) => return,
+            () = closing(&self.proxy.drain) => return,
         };
         match detected {
             Ok(Detected::Http2) => Box::pin(http2::serve(self, stream, detector.into_bytes())).await,
@@ -261,7 +261,7 @@ impl Connection {
         let detected = tokio::select! {
             biased;
             detected = detecting => detected,
-            () = closing(&self.proxy.drain, FIRST_REQUEST) => return,
+            () = closing(&self.proxy.drain) => return,
         };
         let first = detector.into_bytes();
         match detected {

@@ -80,14 +80,14 @@ impl http_body::Body for Body {
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        match self.get_mut() {
+        let body = self.get_mut();
+        match body {
             Self::Empty => Poll::Ready(None),
-            body @ Self::Bytes(_) => {
+            Self::Bytes(_) => {
                 let Self::Bytes(bytes) = std::mem::take(body) else { return Poll::Ready(None) };
                 Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))))
             }
-            body @ Self::Http2(_) => {
-                let Self::Http2(incoming) = body else { return Poll::Ready(None) };
+            Self::Http2(incoming) => {
                 match ready!(Pin::new(&mut *incoming).poll_frame(context)) {
                     Some(Ok(mut frame)) => {
                         if let Some(trailers) = frame.trailers_mut() {
