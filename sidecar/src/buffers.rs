@@ -119,6 +119,15 @@ pub fn give(mut buffer: BytesMut) {
     }
 }
 
+/// The first `length` bytes. The slice that leaves no room behind it takes the buffer along and gives it back by
+/// [`give_slice`]: nothing would be read into what is left, and nobody would keep it.
+pub fn split_to(buffer: &mut BytesMut, length: usize) -> Bytes {
+    if length == buffer.capacity() {
+        return std::mem::take(buffer).freeze();
+    }
+    buffer.split_to(length).freeze()
+}
+
 /// Gives back the buffer that a slice was split from, if this was its last use.
 pub fn give_slice(slice: Bytes) {
     if let Ok(buffer) = slice.try_into_mut() {
@@ -216,6 +225,18 @@ mod tests {
         give(buffer);
         assert_eq!(&slice[..], b"head");
         give_slice(slice);
+        assert_eq!(take().as_ptr() as usize, at, "the same memory");
+    }
+
+    #[test]
+    fn a_buffer_that_is_full_is_given_back_with_its_last_slice() {
+        let mut buffer = take();
+        buffer.resize(SIZE, b'x');
+        let at = buffer.as_ptr() as usize;
+        let (head, content) = (split_to(&mut buffer, 100), split_to(&mut buffer, SIZE - 100));
+        assert_eq!((head.len(), content.len(), buffer.capacity()), (100, SIZE - 100, 0));
+        give_slice(head);
+        give_slice(content);
         assert_eq!(take().as_ptr() as usize, at, "the same memory");
     }
 

@@ -8,9 +8,11 @@ mod built;
 mod held;
 pub mod pieces;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
+
+use foldhash::HashMap;
 
 use crate::cluster::Cluster;
 use crate::rate_limit::RateLimiter;

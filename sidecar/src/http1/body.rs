@@ -15,6 +15,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body::SizeHint;
 
 use crate::body::Error;
+use crate::buffers;
 use crate::http1::head::{self, Framing, Scan, fields};
 
 /// The longest line before a chunk, its size and extensions. Nobody uses extensions, so this is generous.
@@ -86,7 +87,7 @@ impl Decoder {
                 State::Done => return Ok(Step::End),
                 State::Broken => return Err(Error::Malformed("it was malformed before")),
                 State::Close if buffer.is_empty() => return Ok(Step::More),
-                State::Close => return Ok(Step::Data(buffer.split().freeze())),
+                State::Close => return Ok(Step::Data(buffers::split_to(buffer, buffer.len()))),
                 State::Length(left) => {
                     let Some(data) = take(left, buffer) else { return Ok(Step::More) };
                     if *left == 0 {
@@ -178,7 +179,7 @@ fn take(left: &mut u64, buffer: &mut BytesMut) -> Option<Bytes> {
     }
     let length = usize::try_from(*left).unwrap_or(usize::MAX).min(buffer.len());
     *left -= length as u64;
-    Some(buffer.split_to(length).freeze())
+    Some(buffers::split_to(buffer, length))
 }
 
 /// The line before a chunk: its size, and how many bytes of extensions it carried.

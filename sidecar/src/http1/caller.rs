@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, StatusCode};
 use http_body::{Frame, SizeHint};
 use tokio::net::tcp::OwnedReadHalf;
@@ -24,11 +24,7 @@ use crate::http1::head::{self, Framing, Refusal, RequestHead, Scan};
 const MAX_INTERIM: usize = 64 * 1024;
 
 /// The half of the connection that is shared with the request's body and with interim answers.
-pub(in crate::http1) struct Shared {
-    reader: Mutex<Reader>,
-    /// Interim answers that could not be written at once.
-    interim: Mutex<BytesMut>,
-}
+pub(in crate::http1) struct Shared(Mutex<Reader>);
 
 impl Shared {
     pub(in crate::http1) fn new(half: OwnedReadHalf, first: &Bytes) -> Self {
@@ -47,62 +43,13 @@ impl Shared {
             ended: false,
             continued: false,
             answered: false,
+            interim: BytesMut::new(),
         };
-        Self { reader: Mutex::new(reader), interim: Mutex::default() }
+        Self(Mutex::new(reader))
     }
 
     pub(in crate::http1) fn reader(&self) -> MutexGuard<'_, Reader> {
-        self.reader.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The answer begins: what is left of interim ones, to be written before it.
-    pub(in crate::http1) fn begin_answer(&self) -> BytesMut {
-        self.reader().answered = true;
-        self.interim().split()
-    }
-
-    fn interim(&self) -> MutexGuard<'_, BytesMut> {
-        self.interim.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Writes an interim answer of this exchange, as far as it goes now.
-    pub(in crate::http1) fn send_interim(&self, exchange: u32, status: StatusCode, headers: &HeaderMap) {
-        let mut reader = self.reader();
-        if reader.exchange != exchange || reader.answered {
-            return;
-        }
-        let mut interim = self.interim();
-        if interim.len() > MAX_INTERIM {
-            return;
-        }
-        if status == StatusCode::CONTINUE {
-            reader.continued = true;
-        }
-        encode::response_head(&mut interim, status, None, headers, Framing::None, Persistence::Open);
-        write_interim(&reader, &mut interim);
-    }
-
-    /// Writes what is left of interim answers; pending while there is more.
-    pub(in crate::http1) fn poll_interim(&self, context: &mut Context<'_>) -> Poll<()> {
-        let reader = self.reader();
-        let mut interim = self.interim();
-        while !interim.is_empty() {
-            let Some(half) = &reader.half else { break };
-            if ready!(half.as_ref().poll_write_ready(context)).is_err() {
-                interim.clear(); // Nobody will read it; reading says so too.
-                break;
-            }
-            write_interim(&reader, &mut interim);
-        }
-        Poll::Ready(())
-    }
-}
-
-fn write_interim(reader: &Reader, interim: &mut BytesMut) {
-    if let Some(half) = &reader.half
-        && let Ok(written) = half.as_ref().try_write(interim)
-    {
-        let _ = interim.split_to(written);
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -123,19 +70,19 @@ pub(in crate::http1) struct Reader {
     continued: bool,
     /// The answer has begun: there is no room for interim ones any more.
     answered: bool,
+    /// Interim answers that could not be written at once.
+    interim: BytesMut,
 }
 
 /// A head, and the body behind it.
 pub(in crate::http1) struct Arrived {
     pub(in crate::http1) head: RequestHead,
     pub(in crate::http1) body: Body,
+    /// The number of the exchange that begins.
+    pub(in crate::http1) exchange: u32,
 }
 
 impl Reader {
-    pub(in crate::http1) fn exchange(&self) -> u32 {
-        self.exchange
-    }
-
     pub(in crate::http1) fn has_bytes(&self) -> bool {
         !self.buffer.is_empty()
     }
@@ -153,6 +100,45 @@ impl Reader {
     /// Whether a caller that waits for a 100 before it sends the body has neither got one nor begun.
     pub(in crate::http1) fn holds_body_back(&self) -> bool {
         !self.continued && !self.decoder.is_done() && self.buffer.is_empty()
+    }
+
+    /// The answer begins: what is left of interim ones, to be written before it.
+    pub(in crate::http1) fn begin_answer(&mut self) -> BytesMut {
+        self.answered = true;
+        std::mem::take(&mut self.interim)
+    }
+
+    /// Writes an interim answer of this exchange, as far as it goes now.
+    pub(in crate::http1) fn send_interim(&mut self, exchange: u32, status: StatusCode, headers: &HeaderMap) {
+        if self.exchange != exchange || self.answered || self.interim.len() > MAX_INTERIM {
+            return;
+        }
+        if status == StatusCode::CONTINUE {
+            self.continued = true;
+        }
+        encode::response_head(&mut self.interim, status, None, headers, Framing::None, Persistence::Open);
+        self.write_interim();
+    }
+
+    /// Writes what is left of interim answers; pending while there is more.
+    pub(in crate::http1) fn poll_interim(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        while !self.interim.is_empty() {
+            let Some(half) = &self.half else { break };
+            if ready!(half.as_ref().poll_write_ready(context)).is_err() {
+                self.interim.clear(); // Nobody will read it; reading says so too.
+                break;
+            }
+            self.write_interim();
+        }
+        Poll::Ready(())
+    }
+
+    fn write_interim(&mut self) {
+        if let Some(half) = &self.half
+            && let Ok(written) = half.as_ref().try_write(&self.interim)
+        {
+            self.interim.advance(written);
+        }
     }
 
     /// Takes a request from what has been read.
@@ -186,7 +172,7 @@ impl Reader {
                 Body::source(RequestBody { shared: Arc::clone(shared), exchange: self.exchange })
             }
         };
-        Ok(Some(Arrived { head, body }))
+        Ok(Some(Arrived { head, body, exchange: self.exchange }))
     }
 
     /// Reads once: false at the end of what the caller sends. Holds no buffer while there is nothing to read.

@@ -22,6 +22,6 @@ impl Informational {
 
     /// Passes an interim answer on; nothing happens when the exchange is over.
     pub fn send(&self, status: StatusCode, headers: &HeaderMap) {
-        self.caller.send_interim(self.exchange, status, headers);
+        self.caller.reader().send_interim(self.exchange, status, headers);
     }
 }

@@ -152,7 +152,7 @@ impl Connection {
     }
 
     fn begin(&mut self, arrived: Arrived) -> Request<Body> {
-        let Arrived { head, body } = arrived;
+        let Arrived { head, body, exchange } = arrived;
         let mut request = head.request;
         self.exchange = Exchange {
             method: request.method().clone(),
@@ -161,7 +161,6 @@ impl Connection {
             expects_continue: head.expects_continue,
         };
         if request.version() == Version::HTTP_11 {
-            let exchange = self.shared.reader().exchange();
             request.extensions_mut().insert(Informational::new(Arc::clone(&self.shared), exchange));
         }
         *request.body_mut() = body;
@@ -192,8 +191,9 @@ impl Connection {
     }
 
     fn poll_gone(&self, context: &mut Context<'_>) -> Poll<()> {
-        let _ = self.shared.poll_interim(context);
-        self.shared.reader().poll_gone(context)
+        let mut reader = self.shared.reader();
+        let _ = reader.poll_interim(context);
+        reader.poll_gone(context)
     }
 
     /// Sends the answer, and meanwhile lets the body of the answer carry on the upload. Dropping the future
@@ -240,7 +240,7 @@ impl Connection {
             (true, _) => Persistence::Open,
         };
         let out = self.out.head();
-        out.extend_from_slice(&self.shared.begin_answer());
+        out.extend_from_slice(&self.shared.reader().begin_answer());
         encode::response_head(
             out,
             parts.status,

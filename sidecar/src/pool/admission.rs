@@ -17,9 +17,11 @@
 //! close, and every slot that was given ends with one call of [`Admission::closed`]. Who waits takes the first connection that comes free, to whichever endpoint: opening another one
 //! instead would close and open connections for nothing.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
+
+use foldhash::HashMap;
 
 /// Endpoints that are remembered to be none any more. Pods come and go for as long as we live; beyond these all are
 /// forgotten, and what then comes back from one of them is closed for being idle.
@@ -196,7 +198,7 @@ impl<C, S: Shareable, W> Default for Admission<C, S, W> {
         Self {
             limits: Limits::NONE,
             open: 0,
-            hosts: HashMap::new(),
+            hosts: HashMap::default(),
             waiting: VecDeque::new(),
             retired: HashSet::new(),
             last: 0,

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
 
-use super::Framing;
+use super::{Framing, names};
 use crate::said;
 
 /// Which message the fields belong to.
@@ -73,8 +73,8 @@ impl Fields {
             }
         };
         for field in parsed {
-            let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| "malformed field name")?;
-            match Rule::of(&name) {
+            let (name, rule) = names::read(field.name.as_bytes()).ok_or("malformed field name")?;
+            match rule {
                 Rule::Pass => {
                     if connection.lists(&name) {
                         continue;
@@ -180,7 +180,8 @@ impl Fields {
 }
 
 /// What is done with a field.
-enum Rule {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rule {
     Pass,
     Drop,
     Length,
@@ -192,7 +193,7 @@ enum Rule {
 }
 
 impl Rule {
-    fn of(name: &HeaderName) -> Self {
+    pub(super) fn of(name: &HeaderName) -> Self {
         match name.as_str() {
             "te" => Self::Te,
             "host" => Self::Host,
