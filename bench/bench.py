@@ -60,11 +60,11 @@ def load_proxies(only):
                     command[key] = [w for word in command[key]
                                     for w in (conf["command"][word[2:]] if word.startswith("@@") else [word])]
         used = set(re.findall(r"@BIN_(\w+)@", " ".join(a for c in [p["cmd"], p.get("helper", []), *(o["cmd"] for o in p.get("also", []))] for a in c)))
-        missing = [b for b in used if not shutil.which(bins.get(b, ""))]
+        missing = [b for b in used if not shutil.which(bins.get(b, ""))] + [f for f in p.get("needs", []) if not Path(f).exists()]
         if missing:
             if not p.get("optional"):
                 sys.exit(f"{p['name']}: no binary for {missing}; set BIN_{missing[0]} or use --only")
-            print(f"# {p['name']}: left out, no binary", file=sys.stderr)
+            print(f"# {p['name']}: left out, no {', '.join(missing)}", file=sys.stderr)
             continue
         out.append(p)
     return out, bins, conf["base"]
@@ -298,6 +298,8 @@ def measure(scen, proxy, port, dur, cpus):
 
 
 def start_backend(cpus):
+    if listens(BACKEND):
+        sys.exit(f"port {BACKEND}, where the backend is to listen, is in use")
     p = subprocess.Popen([str(KIT / "backend"), "--listen", f"127.0.0.1:{BACKEND}"],
                          preexec_fn=lambda: os.sched_setaffinity(0, cpus))
     for _ in range(500):
@@ -312,7 +314,7 @@ def start_backend(cpus):
 def run(args):
     proxies, bins, base = load_proxies(args.only)
     scens = args.scenarios or [*SCENARIOS, "mem"]
-    res = {"base": base, "date": time.strftime("%Y-%m-%d"), "machine": machine(), "args": {"reps": args.reps, "dur": args.dur},
+    res = {"base": base, "date": time.strftime("%Y-%m-%d"), "machine": machine(), "versions": versions(bins, proxies), "args": {"reps": args.reps, "dur": args.dur},
            "kinds": {p["name"]: p["kind"] for p in proxies}, "runs": {}, "mem": {}}
     work = tempfile.mkdtemp(prefix="bench-")
     out = Path(args.out)
@@ -472,6 +474,18 @@ def syscalls(args):
 def machine():
     cpu = re.search(r"model name\s*:\s*(.*)", Path("/proc/cpuinfo").read_text())
     return {"cpu": cpu[1] if cpu else "", "cores": os.cpu_count(), "kernel": os.uname().release}
+
+
+def versions(bins, proxies):
+    """Of the peers that are measured, and the commit of the sidecar."""
+    found = {}
+    for name, flag in (("envoy", "--version"), ("haproxy", "-v"), ("nginx", "-v")):
+        if any(p["name"].split("-")[0] == name for p in proxies):
+            said = subprocess.run([bins[name], flag], capture_output=True, text=True)
+            if version := re.search(r"\d+\.\d+\.\d+", said.stdout + said.stderr):
+                found[name] = version[0]
+    commit = subprocess.run(["git", "-C", str(HERE), "describe", "--always", "--dirty", "--exclude", "*"], capture_output=True, text=True)
+    return found | {"fairlead": commit.stdout.strip()}
 
 
 def mmm(v, f="{:.0f}"):

@@ -110,7 +110,9 @@ def caption(res):
     m = res["machine"]
     often = {scen: len(runs["fairlead"]) for scen, runs in res["runs"].items() if len(runs.get("fairlead", [])) > res["args"]["reps"]}
     more = f", of Envoy and Fairlead {max(often.values())} in {', '.join(often)}" if often else ""
-    return (f"{res['date']}, {m['cores']} CPUs ({m['cpu']}), Linux {m['kernel']}; {res['args']['reps']} interleaved repetitions of "
+    named = {"envoy": "Envoy", "haproxy": "HAProxy", "nginx": "nginx", "fairlead": "Fairlead at"}
+    versions = ", ".join(f"{named[name]} {version}" for name, version in res["versions"].items())
+    return (f"{res['date']}, {m['cores']} CPUs ({m['cpu']}), Linux {m['kernel']}; {versions}; {res['args']['reps']} interleaved repetitions of "
             f"{res['args']['dur']:g} s{more}; 1 MiB bodies 1.9 s, one worker on a CPU of its own, all policies "
             "on, no redirection and no TLS to the operator; medians, in brackets the paired ratio to Envoy, of Fairlead its least and greatest too. The other "
             "columns have fewer pairs: between them a difference of some per cent says nothing.")
