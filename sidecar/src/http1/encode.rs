@@ -116,6 +116,7 @@ pub fn response_head(
     let switches = status == StatusCode::SWITCHING_PROTOCOLS || status == StatusCode::UPGRADE_REQUIRED;
     let upgrade = switches && headers.contains_key(header::UPGRADE);
     match persistence {
+        Persistence::Close if upgrade => put(out, &[b"connection: close, upgrade\r\n"]),
         Persistence::Close => put(out, &[b"connection: close\r\n"]),
         Persistence::Open if upgrade => put(out, &[b"connection: upgrade\r\n"]),
         Persistence::KeepAlive => put(out, &[b"connection: keep-alive\r\n"]),

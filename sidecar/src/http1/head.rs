@@ -5,9 +5,9 @@
 //! httparse does the grammar; what it is lenient about (bare LF, leading empty lines, targets) is refused here.
 //! The rules about single fields are in [`fields`].
 
-mod names;
 mod target;
 pub mod fields;
+mod names;
 
 use std::mem::MaybeUninit;
 

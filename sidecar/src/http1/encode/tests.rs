@@ -53,6 +53,24 @@ fn hop_by_hop_fields_are_ours_to_write() {
 }
 
 #[test]
+fn an_answer_that_asks_for_an_upgrade_says_so_in_connection() {
+    let answer = |status: StatusCode, persistence| {
+        let mut out = BytesMut::new();
+        let headers = headers(&[("upgrade", "websocket")]);
+        response_head(&mut out, status, None, &headers, Framing::Length(0), persistence);
+        String::from_utf8(out.to_vec()).unwrap()
+    };
+    let wanted = |connection| {
+        let rest = "upgrade: websocket\r\ncontent-length: 0\r\n\r\n";
+        format!("HTTP/1.1 426 Upgrade Required\r\nconnection: {connection}\r\n{rest}")
+    };
+    let required = StatusCode::UPGRADE_REQUIRED;
+    assert_eq!(answer(required, Persistence::Open), wanted("upgrade"));
+    assert_eq!(answer(required, Persistence::Close), wanted("close, upgrade"));
+    assert_eq!(answer(StatusCode::OK, Persistence::Open), "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n");
+}
+
+#[test]
 fn framing_of_answers() {
     let framing = |method: &Method, version: Version, status: u16, body: Body| {
         let response = Response::builder().status(status).body(body).unwrap();

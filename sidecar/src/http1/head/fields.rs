@@ -9,7 +9,8 @@ use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
 
-use super::{Framing, names};
+use super::Framing;
+use super::names::{self, Rule};
 use crate::said;
 
 /// Which message the fields belong to.
@@ -176,34 +177,6 @@ impl Fields {
         }
         self.has_host = true;
         Ok(())
-    }
-}
-
-/// What is done with a field.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Rule {
-    Pass,
-    Drop,
-    Length,
-    TransferEncoding,
-    Host,
-    Te,
-    Upgrade,
-    Expect,
-}
-
-impl Rule {
-    pub(super) fn of(name: &HeaderName) -> Self {
-        match name.as_str() {
-            "te" => Self::Te,
-            "host" => Self::Host,
-            "expect" => Self::Expect,
-            "upgrade" => Self::Upgrade,
-            "content-length" => Self::Length,
-            "transfer-encoding" => Self::TransferEncoding,
-            "connection" | "keep-alive" | "proxy-connection" | "http2-settings" => Self::Drop,
-            _ => Self::Pass,
-        }
     }
 }
 

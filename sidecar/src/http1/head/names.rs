@@ -1,12 +1,10 @@
-//! Names of fields, kept per thread: peers send the same few dozen again and again, and to find one costs a third of
-//! parsing it, which for a name that is in no standard takes memory of its own besides.
+//! Names of fields, and what is done with each: kept per thread, for peers send the same few dozen again and again.
+//! To find one costs a third of parsing it, which for a name that is in no standard takes memory besides.
 
 use std::cell::RefCell;
 
 use foldhash::HashMap;
 use http::header::HeaderName;
-
-use super::fields::Rule;
 
 /// Names that are kept. Whoever sends ever new ones makes the others be parsed again, no more.
 const MOST: usize = 256;
@@ -37,6 +35,43 @@ pub fn read(wire: &[u8]) -> Option<(HeaderName, Rule)> {
         }
         Some((name, rule))
     })
+}
+
+/// What is done with a field of this name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rule {
+    /// It goes on, unless `Connection` lists it.
+    Pass,
+    /// It is for this hop only.
+    Drop,
+    /// `Content-Length`.
+    Length,
+    /// `Transfer-Encoding`.
+    TransferEncoding,
+    /// `Host`.
+    Host,
+    /// `TE`.
+    Te,
+    /// `Upgrade`.
+    Upgrade,
+    /// `Expect`.
+    Expect,
+}
+
+impl Rule {
+    /// That of a name.
+    pub fn of(name: &HeaderName) -> Self {
+        match name.as_str() {
+            "te" => Self::Te,
+            "host" => Self::Host,
+            "expect" => Self::Expect,
+            "upgrade" => Self::Upgrade,
+            "content-length" => Self::Length,
+            "transfer-encoding" => Self::TransferEncoding,
+            "connection" | "keep-alive" | "proxy-connection" | "http2-settings" => Self::Drop,
+            _ => Self::Pass,
+        }
+    }
 }
 
 #[cfg(test)]
