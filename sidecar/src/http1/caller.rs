@@ -125,8 +125,7 @@ impl Reader {
         while !self.interim.is_empty() {
             let Some(half) = &self.half else { break };
             if ready!(half.as_ref().poll_write_ready(context)).is_err() {
-                self.interim.clear(); // Nobody will read it; reading says so too.
-                break;
+                break; // The runtime is shutting down.
             }
             self.write_interim();
         }
@@ -134,10 +133,11 @@ impl Reader {
     }
 
     fn write_interim(&mut self) {
-        if let Some(half) = &self.half
-            && let Ok(written) = half.as_ref().try_write(&self.interim)
-        {
-            self.interim.advance(written);
+        let Some(half) = &self.half else { return };
+        match half.as_ref().try_write(&self.interim) {
+            Ok(written) => self.interim.advance(written),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(_) => self.interim.clear(), // Nobody will read it; reading says so too.
         }
     }
 
@@ -288,5 +288,29 @@ impl Source for RequestBody {
         if reader.exchange == self.exchange {
             reader.piece.shrink();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use super::*;
+    use tokio::net::{TcpListener, TcpStream};
+
+    #[tokio::test]
+    async fn an_interim_answer_that_cannot_be_written_is_not_tried_again() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (caller, ours) =
+            tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+        let (half, _writer) = ours.unwrap().0.into_split();
+        let shared = Shared::new(half, &Bytes::new());
+        crate::opaque::reset(&caller.unwrap()); // And it is dropped.
+        poll_fn(|context| shared.reader().half.as_ref().unwrap().as_ref().poll_read_ready(context))
+            .await
+            .unwrap();
+        let mut reader = shared.reader();
+        reader.send_interim(0, StatusCode::PROCESSING, &HeaderMap::new());
+        assert!(reader.interim.is_empty());
     }
 }

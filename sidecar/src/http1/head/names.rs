@@ -6,7 +6,7 @@ use std::cell::RefCell;
 use foldhash::HashMap;
 use http::header::HeaderName;
 
-/// Names that are kept. Whoever sends ever new ones makes the others be parsed again, no more.
+/// Names that are kept. Whoever sends ever new ones makes the others be parsed and kept again, no more.
 const MOST: usize = 256;
 
 /// A longer name is not kept.
