@@ -111,6 +111,7 @@ def services(p, ip):
     out = "".join(service(f"svc-{i}", i, [ip(i + 1)]) for i in range(p.get("clusters", 0)))
     if n := p.get("endpoints", 0):
         out += service("big", 0, [ip(i + 1) for i in range(n)])
+        out += (HERE / "templates/fairlead-policies.yaml").read_text().replace("items", "big")
     return out
 
 
@@ -145,6 +146,8 @@ class Proxy:
              "KIT": KIT, "SPLICE": "", "H2": "", "HTTP_FILTERS": "", "POLICIES": "", **extra_config(p)}
         v.update({"BIN_" + k: b for k, b in bins.items()})
         self.log = open(Path(run) / f"{p['name']}-{port}.log", "w")
+        for taken in (v[name] for name in ("LISTEN", "XDS", "NEXT") if listens(v[name])):
+            sys.exit(f"{p['name']}: its port {taken} is in use")
         own = configured(p, v, h2)
         if "helper" in p:
             self.helper = self.start(p["helper"], own, {CPU_LOAD})
@@ -484,8 +487,9 @@ def versions(bins, proxies):
             said = subprocess.run([bins[name], flag], capture_output=True, text=True)
             if version := re.search(r"\d+\.\d+\.\d+", said.stdout + said.stderr):
                 found[name] = version[0]
-    commit = subprocess.run(["git", "-C", str(HERE), "describe", "--always", "--dirty", "--exclude", "*"], capture_output=True, text=True)
-    return found | {"fairlead": commit.stdout.strip()}
+    git = ["git", "-C", str(HERE), "describe", "--always", "--dirty", "--exclude", "*"]
+    commit = subprocess.run(git, capture_output=True, text=True).stdout.strip() if shutil.which("git") else ""
+    return found | {"fairlead": commit}
 
 
 def mmm(v, f="{:.0f}"):

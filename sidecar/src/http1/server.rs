@@ -113,22 +113,27 @@ impl Connection {
 
     /// Waits for a request. Holds no buffer until its first byte comes. Cancel safe: what was read is kept.
     pub async fn next_request(&mut self) -> Next {
-        let first = poll_fn(|context| self.poll_head(context, false)).await;
-        let came = match first {
-            Err(Stop::Partial) => {
-                let rest = poll_fn(|context| self.poll_head(context, true));
-                tokio::time::timeout(self.limits.head_timeout, rest).await.unwrap_or(Err(TOO_LATE))
-            }
-            came => came,
-        };
-        match came {
+        match poll_fn(|context| self.poll_head(context, false)).await {
             Ok(arrived) => Next::Request(self.begin(arrived)),
-            Err(Stop::Refused(refusal)) => {
-                self.refuse(refusal).await;
-                Next::Refused(refusal)
-            }
-            Err(Stop::Partial | Stop::Closed) => Next::Closed,
+            Err(Stop::Closed) => Next::Closed,
+            // Boxed, as all that few connections do: each idle one would hold the room for it.
+            Err(stop) => Box::pin(self.no_head_yet(stop)).await,
         }
+    }
+
+    /// Waits for the rest of a head, and refuses what is none.
+    async fn no_head_yet(&mut self, mut stop: Stop) -> Next {
+        if let Stop::Partial = stop {
+            let rest = poll_fn(|context| self.poll_head(context, true));
+            match tokio::time::timeout(self.limits.head_timeout, rest).await {
+                Ok(Ok(arrived)) => return Next::Request(self.begin(arrived)),
+                Ok(Err(why)) => stop = why,
+                Err(_) => stop = TOO_LATE,
+            }
+        }
+        let Stop::Refused(refusal) = stop else { return Next::Closed };
+        self.refuse(refusal).await;
+        Next::Refused(refusal)
     }
 
     /// Reads until there is a head, or, unless `wait`, a part of one.
@@ -200,7 +205,7 @@ impl Connection {
     /// leaves the connection in the middle of an answer: drop the connection too.
     pub async fn respond(&mut self, response: Response<Body>) -> Ended {
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            return self.switch(response).await;
+            return Box::pin(self.switch(response)).await;
         }
         let framing = encode::response_framing(&self.exchange.method, self.exchange.version, &response);
         let open = self.stays_open(framing);
