@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -209,9 +210,12 @@ impl World {
     }
 }
 
-/// A network 127.A.B.0/24 that no other world on this machine has, as long as the listener lives.
+/// A network 127.A.B.0/24 that no other world on this machine has, as long as the listener lives, and none of this
+/// process had: a test's backends may still be closing when its next world begins.
 fn reserve_network() -> ([u8; 2], TcpListener) {
-    let start = std::process::id().wrapping_mul(2_654_435_761);
+    static WORLDS: AtomicU32 = AtomicU32::new(0);
+    let world = WORLDS.fetch_add(1, Ordering::Relaxed);
+    let start = std::process::id().wrapping_mul(2_654_435_761).wrapping_add(world);
     (0..)
         .map(|step: u32| start.wrapping_add(step).to_be_bytes())
         .map(|[_, _, a, b]| [a % 250 + 2, b])
