@@ -20,13 +20,13 @@ CPU_PROXY = int(os.environ.get("BENCH_CPU_PROXY", 1))  # the proxy
 BACKEND = 9000
 TICK = os.sysconf("SC_CLK_TCK")
 
-# Scenario: what drives the proxy. `x2` runs the proxy with two workers on both CPUs.
+# Scenario: what drives the proxy, and which share of --dur one measurement takes. `x2` runs the proxy with two workers on both CPUs.
 SCENARIOS = {
     "h1":   dict(title="HTTP/1.1, 32 keep-alive connections, closed loop"),
     "rate": dict(title="HTTP/1.1, 1000 requests/s (Poisson) over 16 connections"),
     "h2":   dict(title="HTTP/2 cleartext, 10 connections x 10 streams, closed loop"),
-    "big":  dict(title="HTTP/1.1, 1 MiB responses, 4 connections, closed loop"),
-    "h1x2": dict(title="HTTP/1.1, 32 connections, proxy with 2 workers, all on both CPUs"),
+    "big":  dict(title="HTTP/1.1, 1 MiB responses, 4 connections, closed loop", share=0.625),
+    "h1x2": dict(title="HTTP/1.1, 32 connections, proxy with 2 workers, all on both CPUs", share=0.75),
     "full": dict(title="HTTP/1.1, 2,000 requests/s to an endpoint that takes 16 at once, 5 ms each; 16 may wait"),
     "overload": dict(title="the same with 4,000 requests/s"),
 }
@@ -337,7 +337,7 @@ def run(args):
                 live[p["name"]] = (x, x.port)
                 x.wait()
             time.sleep(1)
-            dur = args.dur * 0.625 if scen == "big" else args.dur * 0.75 if two else args.dur
+            dur = args.dur * SCENARIOS[scen].get("share", 1)
             names = list(live)
             for rep in range(args.reps * 3 if scen in CLOSE else args.reps):
                 if rep == args.reps:

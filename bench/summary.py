@@ -9,9 +9,11 @@ import argparse, json, re, statistics as stats
 from pathlib import Path
 from xml.sax.saxutils import escape
 
+from bench import SCENARIOS
+
 BEGIN, END = "<!-- make bench writes what follows -->", "<!-- make bench wrote this -->"
 
-# Row: title, scenario, figure, unit, digits, whether less is better, and what must hold against Envoy.
+# Row: title, scenario, figure, unit, digits, and what must hold against Envoy.
 ROWS = [
     ("HTTP/1.1, CPU a request", "h1", "cpu_ms_per_1k", "us", 1, 0.36),
     ("HTTP/1.1, requests a second", "h1", "rps", "", 0, 2.8),
@@ -118,7 +120,7 @@ def caption(res):
     named = {"envoy": "Envoy", "haproxy": "HAProxy", "nginx": "nginx", "fairlead": "Fairlead at"}
     versions = ", ".join(f"{named[name]} {version}" for name, version in res["versions"].items() if version)
     return (f"{res['date']}, {m['cores']} CPUs ({m['cpu']}), Linux {m['kernel']}; {versions}; {res['args']['reps']} interleaved repetitions of "
-            f"{res['args']['dur']:g} s{more}; 1 MiB bodies {res['args']['dur'] * 0.625:.1f} s, one worker on a CPU of its own, all policies "
+            f"{res['args']['dur']:g} s{more}; 1 MiB bodies {res['args']['dur'] * SCENARIOS['big']['share']:.1f} s, one worker on a CPU of its own, all policies "
             "on, no redirection and no TLS to the operator, which runs already when the sidecar starts; Envoy has its configuration in a file; memory: one reading, all else medians, in brackets the paired ratio to Envoy, of Fairlead its least and greatest too. The other "
             "columns have fewer pairs: between them a difference of some per cent says nothing.")
 
